@@ -1,4 +1,8 @@
-"""The agent's settings: every key, its type, its bounds and its default. How they are read is in `load`."""
+"""The agent's settings: every key, its type, its bounds, its default and its meaning. How they are read is in `load`.
+
+A key's `description` is the only place where its meaning is written: `config schema` and `docs/configuration.md` take
+it from here.
+"""
 
 from __future__ import annotations
 
@@ -11,76 +15,126 @@ from sentinel_agent.core.rule import Rule
 from sentinel_agent.core.units import ByteSize, Duration
 
 Regex = Annotated[str, Meta(min_length=1, max_length=1000, extra={"unit": "regex"})]
+Label = Annotated[str, Meta(min_length=1, max_length=100)]
+Names = Annotated[tuple[str, ...], Meta(max_length=100)]
 
 
 class TargetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which processes are watched and what they are called."""
 
-    match: Regex | None = None
-    service: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
-    instance: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
-    children: bool = True
-    max_targets: Annotated[int, Meta(ge=1, le=1000)] = 64
-    scan_interval: Annotated[Duration, Meta(ge=0.1, le=60)] = 1.0
+    match: Annotated[
+        Regex | None, Meta(description="watch the processes whose command line matches this; unset: none")
+    ] = None
+    service: Annotated[
+        Label | None, Meta(description="name of the service; unset: guessed from the command line")
+    ] = None
+    instance: Annotated[Label | None, Meta(description="name of this instance; unset: the host name")] = None
+    children: Annotated[bool, Meta(description="also watch a target's child processes (workers)")] = True
+    max_targets: Annotated[int, Meta(ge=1, le=1000, description="how many processes are watched at most")] = (
+        64
+    )
+    scan_interval: Annotated[
+        Duration, Meta(ge=0.1, le=60, description="time between two looks for new processes")
+    ] = 1.0
 
 
 class SamplerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How often targets are read and how much is remembered."""
 
-    interval: Annotated[Duration, Meta(ge=0.05, le=60)] = 1.0
-    history: Annotated[Duration, Meta(ge=10, le=86400)] = 900.0
-    ring_bytes: Annotated[ByteSize, Meta(ge=16384, le=67108864)] = 512 * 1024
+    interval: Annotated[Duration, Meta(ge=0.05, le=60, description="time between two readings")] = 1.0
+    history: Annotated[
+        Duration, Meta(ge=10, le=86400, description="how far back readings are remembered")
+    ] = 900.0
+    ring_bytes: Annotated[
+        ByteSize, Meta(ge=16384, le=67108864, description="memory for the readings of one target")
+    ] = 512 * 1024
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Overrides for what is otherwise read from the cgroup: explicit beats detected (0: detect)."""
 
-    cpu_cores: Annotated[float, Meta(ge=0)] = 0.0
-    memory: ByteSize = 0
+    cpu_cores: Annotated[
+        float, Meta(ge=0, description="CPU limit that `cpu_limit` is a percentage of, in cores; 0: detected")
+    ] = 0.0
+    memory: Annotated[
+        ByteSize, Meta(description="memory limit that `rss_limit` is a percentage of; 0: detected")
+    ] = 0
 
 
 class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The budget over all rules: what captures may cost, together."""
 
-    concurrency: Annotated[int, Meta(ge=1, le=16)] = 2
-    max_incidents_per_hour: Annotated[int, Meta(ge=1, le=10000)] = 60
-    max_bytes_per_hour: Annotated[ByteSize, Meta(ge=65536)] = 256 * 1024**2
-    max_bytes: Annotated[ByteSize, Meta(ge=65536)] = 16 * 1024**2
-    timeout: Annotated[Duration, Meta(ge=1, le=300)] = 15.0
-    profile_duration: Annotated[Duration, Meta(ge=0.1, le=60)] = 0.6
-    profile_rate: Annotated[int, Meta(ge=1, le=1000)] = 100
-    cpu_max: Annotated[float, Meta(ge=0)] = 0.0
-    window_before: Annotated[Duration, Meta(ge=1, le=3600)] = 120.0
-    redact: bool = True
+    concurrency: Annotated[int, Meta(ge=1, le=16, description="captures that run at the same time")] = 2
+    max_incidents_per_hour: Annotated[
+        int, Meta(ge=1, le=10000, description="incidents an hour, over all rules and targets")
+    ] = 60
+    max_bytes_per_hour: Annotated[
+        ByteSize, Meta(ge=65536, description="bytes of artifacts an hour, over all rules and targets")
+    ] = 256 * 1024**2
+    max_bytes: Annotated[
+        ByteSize, Meta(ge=65536, description="largest size of one capture that names no `max_bytes` itself")
+    ] = 16 * 1024**2
+    timeout: Annotated[Duration, Meta(ge=1, le=300, description="a capture that takes longer is ended")] = (
+        15.0
+    )
+    profile_duration: Annotated[
+        Duration, Meta(ge=0.1, le=60, description="length of a profile that names no `duration` itself")
+    ] = 0.6
+    profile_rate: Annotated[
+        int, Meta(ge=1, le=1000, description="samples a second of a profile that names no `rate` itself")
+    ] = 100
+    cpu_max: Annotated[
+        float, Meta(ge=0, description="no rule fires while `cpu` is at or over this many percent; 0: off")
+    ] = 0.0
+    window_before: Annotated[
+        Duration, Meta(ge=1, le=3600, description="how much of the time before the trigger an incident keeps")
+    ] = 120.0
+    redact: Annotated[bool, Meta(description="hide secrets in captured command lines and environments")] = (
+        True
+    )
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where incidents are kept and for how long; whichever bound is reached first removes the oldest."""
 
-    max_incidents: Annotated[int, Meta(ge=1)] = 500
-    max_age: Annotated[Duration, Meta(ge=60)] = 30 * 86400.0
-    max_bytes: Annotated[ByteSize, Meta(ge=1024**2)] = 256 * 1024**2
-    min_free_bytes: ByteSize = 16 * 1024**2
+    max_incidents: Annotated[int, Meta(ge=1, description="incidents kept")] = 500
+    max_age: Annotated[Duration, Meta(ge=60, description="how long an incident is kept")] = 30 * 86400.0
+    max_bytes: Annotated[ByteSize, Meta(ge=1024**2, description="bytes kept in all")] = 256 * 1024**2
+    min_free_bytes: Annotated[
+        ByteSize, Meta(description="nothing is saved while the disk has less free space than this")
+    ] = 16 * 1024**2
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the agent says on stderr."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="the least severe message shown")
+    ] = "info"
+    format: Annotated[Literal["text", "json"], Meta(description="for people, or one JSON object a line")] = (
+        "text"
+    )
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set. `rules` adds to the rule files and packs; a rule of the same name replaces it."""
 
-    data_dir: Annotated[str, Meta(max_length=4096)] | None = None
-    listen: Annotated[str, Meta(pattern=r"^.+:\d{1,5}$")] = "127.0.0.1:9477"
+    data_dir: Annotated[
+        Annotated[str, Meta(max_length=4096)] | None,
+        Meta(description="where incidents are kept; unset: `$XDG_STATE_HOME/sentinel-agent`"),
+    ] = None
+    listen: Annotated[
+        str,
+        Meta(pattern=r"^.+:\d{1,5}$", extra={"unit": "address"}, description="address of the HTTP interface"),
+    ] = "127.0.0.1:9477"
     target: TargetSettings = TargetSettings()
     sampler: SamplerSettings = SamplerSettings()
     limits: LimitSettings = LimitSettings()
     capture: CaptureSettings = CaptureSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
-    rule_packs: tuple[str, ...] = ("default",)
-    rule_files: tuple[str, ...] = ()
+    rule_packs: Annotated[Names, Meta(description="installed rule packs to use, by name")] = ("default",)
+    rule_files: Annotated[
+        Names, Meta(description="files with more rules; a relative path starts at the configuration file")
+    ] = ()
     rules: tuple[Rule, ...] = ()

@@ -64,3 +64,9 @@ METRICS: dict[str, Metric] = {
         Metric("inflight", "count", "requests in flight in the proxy", planned=True),
     )
 }
+
+
+def unit_of(metric: str) -> str:
+    """The unit of a metric; a plug-in's metric that is not in the catalogue has none."""
+    known = METRICS.get(metric)
+    return known.unit if known else ""

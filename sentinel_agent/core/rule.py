@@ -14,6 +14,8 @@ from msgspec import Meta
 from sentinel_agent.core.units import ByteSize, Duration
 
 RuleName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+CaptureKind = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
+Pattern = Annotated[str, Meta(min_length=1, max_length=1000, extra={"unit": "regex"})]
 
 
 class Trigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -60,7 +62,7 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CaptureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One capture of a rule; written as its kind alone, or as a mapping with these keys. None: the kind's default."""
 
-    kind: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
+    kind: CaptureKind
     duration: Annotated[Duration, Meta(gt=0, le=60)] | None = None
     rate: Annotated[int, Meta(ge=1, le=1000)] | None = None
     max_bytes: Annotated[ByteSize, Meta(ge=1024)] | None = None
@@ -70,8 +72,8 @@ class CaptureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which targets a rule is for: regular expressions searched in the role's parts; left out means all."""
 
-    service: str | None = None
-    worker: str | None = None
+    service: Pattern | None = None
+    worker: Pattern | None = None
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -93,7 +95,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     hold: Duration = 0.0
     cooldown: Duration = 60.0
     limit: Limit = Limit()
-    capture: tuple[CaptureSpec | str, ...] = ("stacks",)
+    capture: tuple[CaptureSpec | CaptureKind, ...] = ("stacks",)
 
     def captures(self) -> tuple[CaptureSpec, ...]:
         """The captures with every short form written out."""

@@ -1,0 +1,58 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`.
+# Everything is installed into .venv and .cache; `make clean` removes both.
+
+# The first interpreter that is new enough and can make a virtual environment.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(p))))
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PROXIES := .cache/proxies
+
+.PHONY: demo test lint types unit e2e wheel bench clean
+
+demo: .venv/.demo
+	@$(BIN)/sentinel-agent demo
+
+# Everything that CI runs, in the order in which a mistake is cheapest to find.
+test: lint types unit e2e wheel
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+types: .venv/.test
+	$(BIN)/mypy
+
+unit: .venv/.test
+	$(BIN)/pytest -m "not e2e and not wheel" --cov=sentinel_agent/core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
+
+e2e: .venv/.test $(PROXIES)/.done
+	$(BIN)/pytest -m e2e
+
+# The wheel as users get it, in an environment of its own, with no checkout on the path.
+wheel: .venv/.test
+	$(BIN)/pytest -m wheel
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "No python3 >= 3.11 with ensurepip found. Install one (Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade 'pip>=25.1'
+
+.venv/.demo: .venv/bin/python pyproject.toml
+	$(PIP) --editable '.[all]'
+	@touch $@
+
+.venv/.test: .venv/.demo pyproject.toml
+	$(PIP) --group lint --group test
+	@touch $@
+
+# The real proxies that the end-to-end tests attach to, each in its own environment as in production.
+$(PROXIES)/.done: .venv/bin/python tests/e2e/proxies/requirements-proxypy.txt tests/e2e/proxies/requirements-mitmproxy.txt tests/e2e/proxies/requirements-gunicorn.txt
+	@for name in proxypy mitmproxy gunicorn; do \
+	  test -x $(PROXIES)/$$name/bin/python || $(BIN)/python -m venv $(PROXIES)/$$name || exit 1; \
+	  $(PROXIES)/$$name/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/proxies/requirements-$$name.txt || exit 1; \
+	done
+	@touch $@
+
+clean:
+	rm -rf .venv .cache dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,317 @@
+"""Where the rooms are wired together: one TaskGroup, and nothing else runs.
+
+Ticking (`Sampler`), looking for targets (`Watchlist`), hot reload (`Reloader`), publishing the status, and one
+task per incident (`Responder`). What may block runs in threads: the disk in one of its own, so that a slow disk
+delays no tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from sentinel_agent.capture.registry import load_captures
+from sentinel_agent.capture.runner import CaptureRunner
+from sentinel_agent.core.budget import Budget
+from sentinel_agent.core.decision import to_line
+from sentinel_agent.core.engine import RuleEngine
+from sentinel_agent.core.event import SettingsRefused, SettingsReloaded, TargetGone, Trouble
+from sentinel_agent.core.metrics import unit_of
+from sentinel_agent.core.sentence import summary
+from sentinel_agent.errors import SentinelError, StoreError
+from sentinel_agent.probes.registry import load_registry
+from sentinel_agent.responder import DiskThread, Firing, Responder
+from sentinel_agent.sampler import Sampler
+from sentinel_agent.status import StatusWriter
+from sentinel_agent.store.limits import encode_limits, stored_limits
+from sentinel_agent.watchlist import Watchlist
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from sentinel_agent.clock import Clock
+    from sentinel_agent.config.load import Loaded
+    from sentinel_agent.config.settings import CaptureSettings
+    from sentinel_agent.config.watch import Reloader
+    from sentinel_agent.core.decision import Decision
+    from sentinel_agent.core.event import Event
+    from sentinel_agent.core.model import Reading
+    from sentinel_agent.core.rule import Rule
+    from sentinel_agent.sampler import TargetSeries
+    from sentinel_agent.store.store import Store
+    from sentinel_agent.watchlist import WatchRequest
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 3.0
+"""How long a stop waits for incidents under way before it discards them."""
+
+UNDER_WAY_AT_MOST = 32
+"""Incidents at once, those that wait for a turn included; more are refused and counted."""
+
+_TROUBLES_KEPT = 100
+RELOAD_SECONDS = 1.0
+STATUS_SECONDS = 1.0
+
+
+class Agent:
+    """Watches what `request` names, by the rules and settings in force, until it is told to stop.
+
+    `tell` gets every event, on the agent's own thread; it must not block.
+    """
+
+    def __init__(
+        self,
+        request: WatchRequest,
+        reloader: Reloader,
+        store: Store,
+        clock: Clock,
+        tell: Callable[[Event], None],
+    ) -> None:
+        """Resolve the pids of `request`.
+
+        Raises:
+            TargetError: one of them cannot be watched; its exit code tells which kind of obstacle.
+        """
+        loaded = reloader.loaded
+        settings = loaded.settings
+        self._reloader = reloader
+        self._store = store
+        self._clock = clock
+        self._listener = tell
+        self._refused_text: str | None = None
+        self._troubles: Counter[str] = Counter()
+        self._disk = DiskThread()
+        self._registry = load_registry()
+        self._captures = load_captures(clock=clock)
+        self._engine = RuleEngine(rules_of(loaded), cpu_max=settings.capture.cpu_max)
+        self._sampler = Sampler(clock, settings.sampler.interval, self._on_tick)
+        self._watchlist = Watchlist(request, settings, self._sampler, self._registry, clock, self._tell)
+        self._responder = Responder(
+            store=store,
+            disk=self._disk,
+            runner=CaptureRunner(self._captures, settings.capture, clock=clock),
+            budget=_budget(settings.capture),
+            clock=clock,
+            host=socket.gethostname(),
+            interval=settings.sampler.interval,
+            window_before=settings.capture.window_before,
+            tell=self._tell,
+        )
+        self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
+        self._responding: set[asyncio.Task[None]] = set()
+
+    @property
+    def targets_seen(self) -> int:
+        """How many targets were taken up since the start."""
+        return self._watchlist.seen
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Watch until `stop` is set, or until everything that was asked for has ended.
+
+        Incidents under way are then given `DRAIN_SECONDS` to be sealed and are discarded whole after that.
+        """
+        try:
+            self._engine.load_limits(await self._disk(stored_limits, self._store))
+            await self._watchlist.scan()
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                loops = [
+                    group.create_task(self._sampler.run(self._after_tick)),
+                    group.create_task(
+                        self._every(
+                            self._watchlist.scan, lambda: self._reloader.loaded.settings.target.scan_interval
+                        )
+                    ),
+                    group.create_task(self._every(self._reload, lambda: RELOAD_SECONDS)),
+                    group.create_task(self._every(self._publish, lambda: STATUS_SECONDS)),
+                    group.create_task(self._stop_when_finished(stop)),
+                ]
+                await stop.wait()
+                for loop in loops:
+                    loop.cancel()
+                await self._drain()
+        finally:
+            self._watchlist.close()
+            await self._disk(self._status.withdraw)
+            self._disk.close()
+
+    async def _every(
+        self, work: Callable[[], Coroutine[None, None, None]], seconds: Callable[[], float]
+    ) -> None:
+        """Do `work` at intervals for ever. A fault of one round is told and counted; the next round comes."""
+        while True:
+            await self._clock.sleep(seconds())
+            try:
+                await work()
+            except SentinelError as error:
+                self._trouble(error.message)
+            except Exception as error:
+                log.exception("internal fault")
+                self._trouble(f"internal fault, please report it: {type(error).__name__}: {error}")
+
+    async def _stop_when_finished(self, stop: asyncio.Event) -> None:
+        while not self._watchlist.finished:
+            await self._clock.sleep(0.1)
+        stop.set()
+
+    async def _drain(self) -> None:
+        """Give incidents under way their time, then cancel them; each is sealed or discarded when this returns."""
+        waiting = tuple(self._responding)
+        if not waiting:
+            return
+        _, late = await asyncio.wait(waiting, timeout=DRAIN_SECONDS)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    # -- ticking ---------------------------------------------------------------------------------------------
+
+    def _on_tick(self, now: float, series: TargetSeries, readings: Mapping[str, Reading]) -> None:
+        role = series.target.role
+        decisions = self._engine.tick(role, now, readings, series.rings)
+        self._status.note(series.target, decisions)
+        for decision in decisions:
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("decision %s", to_line(self._engine.record(decision, readings, series.rings)))
+            if decision.fire or decision.light:
+                self._respond(decision, series)
+
+    def _respond(self, decision: Decision, series: TargetSeries) -> None:
+        if len(self._responding) >= UNDER_WAY_AT_MOST:
+            self._engine.capture_finished(series.target.role, decision.rule, decision.time)
+            self._trouble(
+                f"rule {decision.rule} fired, but {UNDER_WAY_AT_MOST} incidents are under way already"
+            )
+            return
+        rule = next(rule for rule in self._engine.rules if rule.name == decision.rule)
+        task = self._group.create_task(self._make_incident(firing_of(rule, decision), series))
+        self._responding.add(task)
+        task.add_done_callback(self._responding.discard)
+
+    async def _make_incident(self, firing: Firing, series: TargetSeries) -> None:
+        try:
+            await self._responder.respond(firing, series)
+        except Exception as error:
+            log.exception("internal fault")
+            self._trouble(f"internal fault in an incident, please report it: {type(error).__name__}: {error}")
+        finally:
+            self._engine.capture_finished(series.target.role, firing.rule, self._clock.wall())
+
+    async def _after_tick(self) -> None:
+        changed = self._engine.changed_limits()
+        if changed:
+            self._group.create_task(self._keep_limits(encode_limits(changed)))
+
+    async def _keep_limits(self, records: dict[tuple[str, str], bytes]) -> None:
+        try:
+            await self._disk(self._store.put_limits, records)
+        except StoreError as error:
+            self._trouble(
+                f"limits are kept in memory only, and will be forgotten at a restart: {error.message}"
+            )
+
+    # -- the slower rounds -----------------------------------------------------------------------------------
+
+    async def _reload(self) -> None:
+        before = self._reloader.loaded
+        loaded = await self._disk(self._reloader.poll, self._clock.wall())
+        if loaded is not None:
+            changes = await self._apply(before, loaded)
+            self._tell(SettingsReloaded(self._clock.wall(), changes))
+        fault = self._reloader.last_error
+        if fault is not None and fault != self._refused_text:
+            self._tell(SettingsRefused(self._clock.wall(), fault))
+        self._refused_text = fault
+
+    async def _apply(self, before: Loaded, loaded: Loaded) -> tuple[str, ...]:
+        """Put a changed configuration in force; what changed, in words."""
+        settings = loaded.settings
+        self._engine.cpu_max = settings.capture.cpu_max
+        self._engine.replace(rules_of(loaded))
+        known = self._engine.limits()
+        stored = await self._disk(stored_limits, self._store)
+        self._engine.load_limits(record for record in stored if (record.role, record.rule) not in known)
+        self._sampler.interval = self._responder.interval = settings.sampler.interval
+        self._store.settings = settings.store
+        if settings.capture != before.settings.capture:
+            self._responder.runner = CaptureRunner(self._captures, settings.capture, clock=self._clock)
+            self._responder.window_before = settings.capture.window_before
+        changes = _changed_rules(before, loaded)
+        for name in ("sampler", "capture", "store"):
+            if getattr(settings, name) != getattr(before.settings, name):
+                changes.append(f"settings of {name}")
+        for name in ("target", "limits", "data_dir", "listen", "log"):
+            if getattr(settings, name) != getattr(before.settings, name):
+                changes.append(f"settings of {name} (in force after a restart)")
+        return tuple(changes)
+
+    async def _publish(self) -> None:
+        reloader = self._reloader
+        document = self._status.describe(
+            reloader.loaded,
+            reloader.last_error,
+            self._engine,
+            self._sampler,
+            self._responder,
+            self._troubles,
+        )
+        await self._disk(self._status.publish, document)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, TargetGone):
+            self._engine.forget(event.target.role)
+            self._status.forget(event.target)
+        known_or_room = isinstance(event, Trouble) and (
+            event.what in self._troubles or len(self._troubles) < _TROUBLES_KEPT
+        )
+        if isinstance(event, Trouble) and known_or_room:
+            self._troubles[event.what] += 1
+        self._listener(event)
+
+    def _trouble(self, what: str) -> None:
+        self._tell(Trouble(self._clock.wall(), what))
+
+
+def rules_of(loaded: Loaded) -> tuple[Rule, ...]:
+    """The rules in force, without where they came from."""
+    return tuple(each.rule for each in loaded.rules)
+
+
+def _budget(settings: CaptureSettings) -> Budget:
+    return Budget(
+        concurrency=UNDER_WAY_AT_MOST,
+        incidents_per_hour=settings.max_incidents_per_hour,
+        bytes_per_hour=settings.max_bytes_per_hour,
+    )
+
+
+def firing_of(rule: Rule, decision: Decision) -> Firing:
+    """What the responder needs of a decision that fired, or that would have but for a guard."""
+    return Firing(
+        rule=rule.name,
+        reason=decision.test,
+        summary=summary(rule, decision, unit_of(decision.metric)),
+        metric=decision.metric,
+        value=decision.value,
+        baseline=decision.baseline,
+        thresholds=rule.thresholds(),
+        time=decision.time,
+        captures=rule.captures(),
+        cooldown=rule.cooldown,
+        spared=None if decision.fire else decision.reason,
+    )
+
+
+def _changed_rules(before: Loaded, after: Loaded) -> list[str]:
+    old = {each.rule.name: each.rule for each in before.rules}
+    new = {each.rule.name: each.rule for each in after.rules}
+    return [
+        *(f"rule {name} added" for name in new if name not in old),
+        *(f"rule {name} removed" for name in old if name not in new),
+        *(f"rule {name} changed" for name in new if name in old and new[name] != old[name]),
+    ]

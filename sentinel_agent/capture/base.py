@@ -1,0 +1,105 @@
+"""What a capture is: a plan in, files out, bounded in time, bytes and pause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sentinel_agent.core.model import Target
+    from sentinel_agent.core.rule import CaptureSpec
+
+
+class Series(msgspec.Struct, frozen=True):
+    """One metric's readings; `times` in seconds since the epoch, `values` in `unit`."""
+
+    unit: str
+    times: list[float]
+    values: list[float]
+
+
+class SeriesWindow(msgspec.Struct, frozen=True):
+    """The readings around an incident; `errors` says per metric why there are none, or how many failed."""
+
+    start: float
+    end: float
+    interval: float
+    metrics: dict[str, Series]
+    errors: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePlan:
+    """What one capture is to do.
+
+    `spec` has every key filled in from the settings. The capture writes only into `folder`, which is its own
+    and goes with whatever a failed capture leaves in it. It is cancelled after `deadline` seconds, and refused
+    if its files are larger than `max_bytes` together. `series` gives the readings as they are when it is called.
+    """
+
+    target: Target
+    folder: Path
+    trigger_time: float
+    spec: CaptureSpec
+    deadline: float
+    max_bytes: int
+    series: Callable[[], SeriesWindow]
+    redact: bool = True
+
+    @property
+    def duration(self) -> float:
+        """Seconds that a capture over time runs."""
+        assert self.spec.duration is not None, "the runner fills it in"
+        return self.spec.duration
+
+    @property
+    def rate(self) -> int:
+        """Samples per second."""
+        assert self.spec.rate is not None, "the runner fills it in"
+        return self.spec.rate
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedFile:
+    """A file that a capture wrote: its plain name in the folder, what it shows, and its open format."""
+
+    name: str
+    kind: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureResult:
+    """What a capture made. `pause_us` is the longest time that the target was stopped, an upper bound."""
+
+    files: tuple[CapturedFile, ...]
+    pause_us: int = 0
+    lost_samples: int = 0
+    note: str = ""
+
+
+class Capture(Protocol):
+    """One kind of capture. Strangers' ones are classes named by the entry point group `sentinel_agent.captures`."""
+
+    @property
+    def kind(self) -> str:
+        """The word used in rules."""
+        ...
+
+    @property
+    def attaches(self) -> bool:
+        """Whether it reads the target's memory; such captures take turns on a target."""
+        ...
+
+    async def capture(self, plan: CapturePlan) -> CaptureResult:
+        """Write the files of the plan.
+
+        Raises:
+            SentinelError: what went wrong, by whose fault. Cancellation must end it at once and leave no child.
+        """
+        ...

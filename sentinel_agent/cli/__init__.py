@@ -1,0 +1,80 @@
+"""The command line: one file per verb, each imported only when it is called, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from sentinel_agent import __version__
+from sentinel_agent.errors import SentinelError
+
+# verb -> (module, one line for `--help`); a verb's command object has the verb's name in its module.
+_VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "The tour: a real service is spoilt, the agent catches it."),
+    "attach": ("attach", "Watch running processes."),
+    "run": ("run", "Start a command and watch it."),
+    "dump": ("dump", "One incident now, by hand."),
+    "incidents": ("incidents", "List, show, export and delete incidents."),
+    "rules": ("rules", "Check, replay, list and explain rules."),
+    "doctor": ("doctor", "What works here, what does not, and the remedy."),
+    "config": ("config", "The merged settings and their JSON Schema."),
+    "completion": ("completion", "Shell completion for bash, zsh or fish."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its verbs by name and imports one only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = importlib.import_module(f"sentinel_agent.cli.{_VERBS[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, line) for verb, (_, line) in _VERBS.items()])
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sentinel-agent")
+def cli() -> None:
+    """The black box of a Python proxy: watches it from outside and saves the scene when something spikes.
+
+    Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 no such target or incident, 4 not permitted.
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and leave with its documented exit code."""
+    try:
+        result: Any = cli.main(args=argv, prog_name="sentinel-agent", standalone_mode=False)
+    except SentinelError as error:
+        _complain(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _complain("interrupted", None)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left, for example `| head`
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _complain(message: str, hint: str | None) -> None:
+    click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    if hint:
+        click.secho("  Try: ", fg="yellow", nl=False, err=True)
+        click.echo(hint, err=True)

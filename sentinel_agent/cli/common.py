@@ -1,0 +1,112 @@
+"""What the verbs share: the common options, the merged configuration, logging, the store."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from sentinel_agent.clock import SystemClock
+from sentinel_agent.config.environment import CONFIG_VARIABLE
+from sentinel_agent.config.load import ConfigInputs, Loaded, load
+from sentinel_agent.store.store import Store, default_data_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What the common options came to. `inputs` can be loaded again for hot reload."""
+
+    inputs: ConfigInputs
+    loaded: Loaded
+    data_dir: Path
+
+    def store(self) -> Store:
+        """The store of the data directory, not opened: enough for reading."""
+        return Store(self.data_dir, self.loaded.settings.store, SystemClock())
+
+
+def common_options(verb: F) -> F:
+    """Add `--config`, `--data-dir`, `--listen`, `--rules` and `--service`; the verb gets an `Invocation` first."""
+    path = click.Path(path_type=Path)
+
+    @click.option(
+        "--config", "config", type=path, multiple=True, metavar="F", help="Configuration file, YAML or TOML."
+    )
+    @click.option("--data-dir", type=path, metavar="D", help="Where incidents are kept.")
+    @click.option("--listen", metavar="ADDR", help="Address of the HTTP API (this build has none yet).")
+    @click.option(
+        "--rules", "rule_files", type=path, multiple=True, metavar="F", help="Rule file; may be repeated."
+    )
+    @click.option("--service", metavar="NAME", help="What the watched service is called.")
+    @functools.wraps(verb)
+    def wrapped(
+        *args: Any,
+        config: tuple[Path, ...],
+        data_dir: Path | None,
+        listen: str | None,
+        rule_files: tuple[Path, ...],
+        service: str | None,
+        **options: Any,
+    ) -> Any:
+        given = {"data_dir": data_dir and str(data_dir), "listen": listen, "target.service": service}
+        named = os.environ.get(CONFIG_VARIABLE)
+        inputs = ConfigInputs(
+            files=config or ((Path(named),) if named else ()),
+            rule_files=rule_files,
+            environment=dict(os.environ),
+            overrides={name: value for name, value in given.items() if value is not None},
+        )
+        return verb(invoke(inputs), *args, **options)
+
+    return wrapped  # type: ignore[return-value]  # click's decorators keep the callable, functools.wraps the name
+
+
+def invoke(inputs: ConfigInputs) -> Invocation:
+    """Load the configuration and set up logging.
+
+    Raises:
+        ConfigError: with every fault of every file.
+    """
+    loaded = load(inputs)
+    _set_up_logging(loaded.settings.log.level, json_lines=loaded.settings.log.format == "json")
+    for warning in loaded.warnings:
+        logging.getLogger("sentinel_agent.config").warning("%s", warning)
+    named = loaded.settings.data_dir
+    data_dir = Path(named).expanduser() if named else default_data_dir(os.environ, Path.home())
+    return Invocation(inputs, loaded, data_dir.absolute())
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(entry).decode()
+
+
+def _set_up_logging(level: str, *, json_lines: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    )
+    root = logging.getLogger("sentinel_agent")
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    root.propagate = False

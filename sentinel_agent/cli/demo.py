@@ -1,0 +1,148 @@
+"""`sentinel-agent demo`: the tour. A real service is spoilt three times; the agent catches each."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.resources
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from sentinel_agent.cli.common import Invocation, common_options, invoke
+from sentinel_agent.cli.reporter import Reporter, show_command
+from sentinel_agent.cli.session import open_agent, stop_on_signals
+from sentinel_agent.core.event import IncidentSealed
+from sentinel_agent.errors import OperatorError, SentinelError
+from sentinel_agent.watchlist import WatchRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp import ClientSession
+
+    from sentinel_agent.core.event import Event
+    from sentinel_agent.demo.tour import Fault, Service
+
+_INTERVAL = "250ms"
+_WARMUP_SECONDS = 4.0
+_PATIENCE_SECONDS = 30.0
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="End when all three incidents are saved, as without a terminal.")
+@common_options
+def demo(invocation: Invocation, once: bool) -> None:
+    """The tour: a real asyncio gateway with traffic, and an agent beside it.
+
+    A CPU spike, a task leak and a memory growth are made in the gateway; each incident is printed as it is saved,
+    with the command that shows it. On a terminal everything then runs on until Ctrl-C.
+    """
+    try:
+        import aiohttp  # noqa: F401, PLC0415 - the extra that only the demo needs
+    except ImportError:
+        raise OperatorError(
+            "the demo's service needs aiohttp, which is not installed",
+            hint="pip install 'sentinel-agent[demo]'",
+        ) from None
+    rules = importlib.resources.files("sentinel_agent.demo") / "rules.yaml"
+    with importlib.resources.as_file(rules) as path:
+        own = {
+            "rule_packs": [],
+            "sampler.interval": _INTERVAL,
+            "target.service": "gateway",
+            # A role of its own, so that the limits used up by one tour do not silence the next.
+            "target.instance": f"demo-{os.getpid()}",
+        }
+        inputs = dataclasses.replace(
+            invocation.inputs,
+            rule_files=(path, *invocation.inputs.rule_files),
+            overrides={**own, **invocation.inputs.overrides},
+        )
+        tour = _Tour(invoke(inputs), once=once or not sys.stdout.isatty())
+        asyncio.run(tour.run())
+
+
+class _Tour:
+    """One tour: what was saved so far, by rule."""
+
+    def __init__(self, invocation: Invocation, *, once: bool) -> None:
+        self._invocation = invocation
+        self._once = once
+        self._reporter = Reporter(invocation.data_dir)
+        self._saved: dict[str, asyncio.Event] = {}
+
+    async def run(self) -> None:
+        """Play it.
+
+        Raises:
+            SentinelError: an incident that had to come did not.
+        """
+        from sentinel_agent.demo.tour import (  # noqa: PLC0415 - needs the extra
+            FAULTS,
+            running_service,
+            traffic,
+        )
+
+        self._saved = {fault.rule: asyncio.Event() for fault in FAULTS}
+        stop = asyncio.Event()
+        stop_on_signals(stop, (signal.SIGINT, signal.SIGTERM))
+        self._reporter.note(
+            "Starting an upstream and an asyncio gateway in front of it, with traffic.", "bold"
+        )
+        async with running_service() as service, traffic(service) as client:
+            agent = open_agent(self._invocation, WatchRequest((service.pid,)), self._tell)
+            watching = asyncio.create_task(agent.run(stop))
+            playing = asyncio.create_task(self._play(FAULTS, client, service, stop))
+            try:
+                await asyncio.wait((watching, playing), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                playing.cancel()
+                stop.set()
+                await asyncio.wait((watching, playing))
+        watching.result()
+        if not playing.cancelled():
+            playing.result()
+
+    def _tell(self, event: Event) -> None:
+        self._reporter(event)
+        if isinstance(event, IncidentSealed) and event.incident.rule in self._saved:
+            self._saved[event.incident.rule].set()
+
+    async def _play(
+        self, faults: Sequence[Fault], client: ClientSession, service: Service, stop: asyncio.Event
+    ) -> None:
+        self._reporter.note(f"Watching it for {_WARMUP_SECONDS:.0f} s, to know what is usual.", "bold")
+        await asyncio.sleep(_WARMUP_SECONDS)
+        for number, fault in enumerate(faults, 1):
+            self._reporter.note(f"\nFault {number} of {len(faults)}: {fault.words}.", "bold")
+            await self._make(fault, client, service)
+        self._where_to_look()
+        if not self._once:
+            self._reporter.note("\nThe gateway and the agent keep running. Ctrl-C ends.", "bold")
+            await stop.wait()
+
+    async def _make(self, fault: Fault, client: ClientSession, service: Service) -> None:
+        cause = asyncio.create_task(fault.cause(client, service.base))
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._saved[fault.rule].wait()
+                await cause
+        except TimeoutError:
+            raise SentinelError(
+                f"no incident of rule {fault.rule} came within {_PATIENCE_SECONDS:.0f} s",
+                hint=show_command(self._invocation.data_dir, "doctor", str(service.pid)),
+            ) from None
+        finally:
+            cause.cancel()
+
+    def _where_to_look(self) -> None:
+        data_dir = self._invocation.data_dir
+        newest = self._reporter.sealed[-1].id
+        self._reporter.note("\nAll three are saved. Where to look:", "bold")
+        for words in (("list",), ("show", newest), ("export", newest, "--format", "svg")):
+            self._reporter.note(f"  {show_command(data_dir, 'incidents', *words)}")
+        self._reporter.note(f"  the files themselves: {data_dir}/incidents")

@@ -1,0 +1,76 @@
+"""`sentinel-agent doctor [PID]`: what will and will not work here, each with the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from sentinel_agent.cli import output
+from sentinel_agent.cli.common import common_options
+from sentinel_agent.core.units import format_size
+from sentinel_agent.errors import StoreError
+from sentinel_agent.store.files import Files
+from sentinel_agent.target.doctor import Check, examine
+
+if TYPE_CHECKING:
+    from sentinel_agent.cli.common import Invocation
+
+_SIGNS = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}
+
+
+@click.command()
+@click.argument("pid", metavar="[PID]", required=False, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@common_options
+def doctor(invocation: Invocation, pid: int | None, as_json: bool) -> int:
+    """Look at rights, tools and the data directory, and at a process if a PID is given.
+
+    Ends with 1 if something does not work.
+    """
+    checks = [*examine(pid), *_expressions(), _data_dir(invocation)]
+    broken = any(check.ok is False for check in checks)
+    if as_json:
+        output.print_json([dataclasses.asdict(check) for check in checks])
+        return int(broken)
+    for check in checks:
+        sign, colour = _SIGNS[check.ok]
+        click.secho(f" {sign} ", fg=colour, bold=True, nl=False)
+        click.echo(f"{check.name}: {output.clean(check.found)}")
+        if check.remedy:
+            click.secho(f"      {output.clean(check.remedy)}", fg="yellow")
+    return int(broken)
+
+
+def _expressions() -> list[Check]:
+    try:
+        import cel_expr_python  # noqa: F401, PLC0415 - only to see whether the extra is there
+    except ImportError:
+        return [
+            Check(
+                "trigger expressions",
+                None,
+                "the extra `cel` is not installed; rules with a boolean expression cannot fire",
+                "pip install 'sentinel-agent[cel]'",
+            )
+        ]
+    return [Check("trigger expressions", True, "CEL is installed")]
+
+
+def _data_dir(invocation: Invocation) -> Check:
+    name, settings = "data directory", invocation.loaded.settings.store
+    try:
+        statistics = invocation.store().open().statistics()
+        free = Files().free_bytes(invocation.data_dir)
+    except (StoreError, OSError) as error:
+        return Check(name, False, str(error), getattr(error, "hint", None) or "")
+    found = (
+        f"{invocation.data_dir}: {statistics.incidents} incidents, {format_size(statistics.bytes)} of at most "
+        f"{format_size(settings.max_bytes)}; {format_size(free)} free on the disk"
+    )
+    if free < settings.min_free_bytes:
+        return Check(
+            name, False, found, f"store.min_free_bytes asks for {format_size(settings.min_free_bytes)}"
+        )
+    return Check(name, True, found)

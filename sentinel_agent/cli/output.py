@@ -1,0 +1,85 @@
+"""How things are shown: tables and colour on a terminal, plain columns in a pipe, JSON on demand.
+
+Everything that comes from a target is hostile: `clean` takes control characters away, and no text of a
+target is ever read as markup.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from sentinel_agent.core.sentence import format_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+_BARS = "▁▂▃▄▅▆▇█"
+_PIPE_WIDTH = 200
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console: colour on a terminal only, wide lines in a pipe, no markup."""
+    from rich.console import Console  # noqa: PLC0415 - heavy, and `--json` never needs it
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        stderr=stderr,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        width=None if stream.isatty() else _PIPE_WIDTH,
+    )
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Columns with a heading; `right` names the columns of figures. On a terminal a row may wrap, never vanish."""
+    from rich.table import Table  # noqa: PLC0415 - heavy, and `--json` never needs it
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    console().print(table)
+
+
+def clean(text: str, limit: int = 2000) -> str:
+    """`text` without control, bidirectional-override and other invisible characters, at most `limit` long."""
+    kept = "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text[:limit])
+    return kept if len(text) <= limit else f"{kept}…"
+
+
+def show_value(value: float | None, unit: str) -> str:
+    """A reading as a person reads it; a dash for none."""
+    return "-" if value is None else format_value(value, unit)
+
+
+def show_time(seconds: float) -> str:
+    """Local date and time with milliseconds."""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """The course of `values` as bars; each bar is the highest of its share, so that a short spike stays visible."""
+    if not values:
+        return ""
+    if len(values) > width:
+        edges = [round(i * len(values) / width) for i in range(width + 1)]
+        values = [max(values[a:b]) for a, b in itertools.pairwise(edges) if b > a]
+    low, high = min(values), max(values)
+    span = high - low or 1.0
+    return "".join(_BARS[min(7, int((value - low) / span * 8))] for value in values)

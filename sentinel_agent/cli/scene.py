@@ -1,0 +1,203 @@
+"""An incident as a person reads it: the answer first, then the evidence, then where the files are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sentinel_agent.capture.base import SeriesWindow
+from sentinel_agent.capture.stacks import Stacks, to_record
+from sentinel_agent.cli.output import clean, show_time, show_value, sparkline
+from sentinel_agent.core.units import format_duration, format_size
+from sentinel_agent.profile import pprof, speedscope
+from sentinel_agent.profile.text import format_hottest, format_stacks
+from sentinel_agent.profile.views import hottest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sentinel_agent.core.model import Incident
+    from sentinel_agent.profile.record import ProfileRecord
+
+_MAX_READ = 64 * 1024**2
+_BEST_FIRST = ("profile.pb.gz", "stacks.pb.gz", "profile.speedscope.json")
+_HEAD_SECONDS = 120
+
+
+def load_record(folder: Path, incident: Incident) -> ProfileRecord | None:
+    """The profile of the incident that tells most: a CPU profile before a single look at the stacks."""
+    names = {artifact.name for artifact in incident.artifacts}
+    for name in _BEST_FIRST:
+        if name in names:
+            content = _read(folder / name)
+            return pprof.decode(content) if name.endswith(".pb.gz") else speedscope.decode(content)
+    return None
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MAX_READ)
+
+
+def headline(folder: Path, incident: Incident) -> str:
+    """The one line that answers first: the hottest function, or whom the open connections are with; empty if not known."""
+    try:
+        if incident.metric == "fds":
+            peers = _peers(msgspec.json.decode(_read(folder / "process.json"), type=_Snapshot), 1)
+            return f"most connections: {peers[0]}" if peers else ""
+        record = load_record(folder, incident)
+    except (OSError, ValueError):
+        return ""
+    hot = hottest(record, 1) if record and record.seconds > 0 else ()
+    if not hot:
+        return ""
+    place = f" ({hot[0].file}:{hot[0].line})" if hot[0].file else ""
+    return f"hottest: {clean(hot[0].function, 200)}{clean(place, 300)}, {hot[0].self_share:.0%} of the CPU samples"
+
+
+def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tuple[str, str]]:
+    """(heading, text) of each part of `incidents show`, in the order of its use; text may have several lines."""
+    yield "", _answer(incident, folder)
+    course = _course(incident, folder)
+    if course:
+        yield "Before and during", course
+    record = load_record(folder, incident)
+    if record is not None and record.seconds > 0:
+        yield "Where the CPU went", format_hottest(record, 10).rstrip()
+    threads = _threads(incident, folder)
+    if threads is not None:
+        yield "What the threads were doing", format_stacks(threads, None if stacks else 3).rstrip()
+    if any(artifact.name == "process.json" for artifact in incident.artifacts):
+        yield "The process", "\n".join(_process(_read(folder / "process.json")))
+    yield "Captures", "\n".join(_captures(incident))
+    yield "Files", "\n".join(_files(incident, folder))
+
+
+def _answer(incident: Incident, folder: Path) -> str:
+    target = incident.target
+    python = f", Python {target.python}" if target.python else ""
+    lines = [
+        f"{incident.rule}: {incident.summary}",
+        headline(folder, incident),
+        "",
+        f"when     {show_time(incident.time)}, sealed {format_duration(incident.sealed_time - incident.time)} later",
+        f"target   {target.role.key}, pid {target.id.pid} ({target.name}{python}) on {incident.host}",
+        f"command  {' '.join(target.command)[:300]}",
+        f"reason   {incident.reason}, with {_thresholds(incident)}",
+        f"paused   the target: {_pause(incident)}",
+    ]
+    return clean("\n".join(line for number, line in enumerate(lines) if line or number == 2), 4000)
+
+
+def _thresholds(incident: Incident) -> str:
+    words = [f"{name} {value}" for name, value in incident.thresholds.items() if value is not None]
+    if incident.baseline is not None:
+        words.append(f"baseline {show_value(incident.baseline, incident.unit)}")
+    return ", ".join(words) or "no threshold"
+
+
+def _pause(incident: Incident) -> str:
+    return f"at most {incident.longest_pause_us} us" if incident.longest_pause_us else "not at all"
+
+
+def _course(incident: Incident, folder: Path) -> str:
+    """The readings that matter as bars: the rule's metric first, then CPU, memory and whatever moved most."""
+    if not any(artifact.name == "series.json" for artifact in incident.artifacts):
+        return ""
+    window = msgspec.json.decode(_read(folder / "series.json"), type=SeriesWindow)
+    names = [
+        name
+        for name in dict.fromkeys((incident.metric, "cpu", "rss", "threads", "fds"))
+        if name in window.metrics
+    ]
+    lines = []
+    for name in names:
+        series = window.metrics[name]
+        first = next((i for i, time in enumerate(series.times) if time >= incident.time - _HEAD_SECONDS), 0)
+        values = series.values[first:]
+        if not values:
+            continue
+        low, high = show_value(min(values), series.unit), show_value(max(values), series.unit)
+        lines.append(f"{name:>10} {sparkline(values)}  {low} to {high}")
+    if lines:
+        seconds = window.end - max(window.start, incident.time - _HEAD_SECONDS)
+        lines.append(
+            f"{'':>10} {format_duration(seconds)} up to {show_time(window.end)[11:23]}, a reading every {format_duration(window.interval)}"
+        )
+    return "\n".join(lines)
+
+
+def _threads(incident: Incident, folder: Path) -> ProfileRecord | None:
+    if not any(artifact.name == "stacks.json" for artifact in incident.artifacts):
+        return None
+    return to_record(msgspec.json.decode(_read(folder / "stacks.json"), type=Stacks), start=incident.time)
+
+
+class _Socket(msgspec.Struct, frozen=True):
+    protocol: str = ""
+    remote: str = ""
+    state: str = ""
+
+
+class _File(msgspec.Struct, frozen=True):
+    kind: str = ""
+    socket: _Socket | None = None
+
+
+class _Files(msgspec.Struct, frozen=True):
+    looked_at: int = 0
+    by_kind: dict[str, int] = {}
+    listed: tuple[_File, ...] = ()
+
+
+class _Snapshot(msgspec.Struct, frozen=True):
+    """What is shown of `process.json`; every part may be missing."""
+
+    memory: dict[str, int] = {}
+    files: _Files = _Files()
+
+
+def _process(content: bytes) -> Iterator[str]:
+    """Memory and descriptors in figures, connections grouped by whom they are with."""
+    found = msgspec.json.decode(content, type=_Snapshot)
+    if found.memory:
+        resident, private = found.memory.get("rss", 0), found.memory.get("anonymous", 0)
+        yield f"memory   {format_size(resident)} resident, of which {format_size(private)} is its own data"
+    if found.files.looked_at:
+        kinds = sorted(found.files.by_kind.items(), key=lambda item: -item[1])
+        yield f"files    {found.files.looked_at} open: {', '.join(f'{count} {kind}' for kind, count in kinds[:6])}"
+    for line in _peers(found, 3):
+        yield f"         {line}"
+
+
+def _peers(found: _Snapshot, most: int) -> list[str]:
+    """With whom the process has the most connections, and in which state they are."""
+    counts = Counter(
+        (file.socket.state, file.socket.remote)
+        for file in found.files.listed
+        if file.socket is not None and file.socket.remote and file.socket.state != "listen"
+    )
+    return [
+        clean(f"{count} {state} with {remote}", 300) for (state, remote), count in counts.most_common(most)
+    ]
+
+
+def _captures(incident: Incident) -> Iterator[str]:
+    for report in incident.captures:
+        words = [f"{report.kind:<10} {report.status}"]
+        if report.seconds:
+            words.append(f"in {format_duration(report.seconds)}")
+        if report.lost_samples:
+            words.append(f"({report.lost_samples} samples lost)")
+        if report.reason:
+            words.append(f"- {clean(report.reason, 500)}")
+        yield " ".join(words)
+
+
+def _files(incident: Incident, folder: Path) -> Iterator[str]:
+    yield str(folder)
+    for artifact in incident.artifacts:
+        yield f"  {artifact.name:<26} {format_size(artifact.bytes):>10}  {artifact.format}"

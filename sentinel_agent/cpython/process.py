@@ -1,0 +1,221 @@
+"""Attach to a live CPython: find it, choose its layout, check that the layout is true, then read it on demand.
+
+interpreter = open_process(1234)
+interpreter.sample()        # every thread's stack, cheap: for the recorder
+interpreter.stacks()        # the same with names and kernel states: for people
+interpreter.task_count()    # cheap: for the probe
+interpreter.tasks()         # every asyncio task with its await chain
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+from sentinel_agent.cpython.code import CodeCache, Frame
+from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate
+from sentinel_agent.cpython.frames import Kind
+from sentinel_agent.cpython.layouts import DEBUG_OFFSETS_SIZE, debug_version, layout_of, told_by_target
+from sentinel_agent.cpython.layouts.model import Layout
+from sentinel_agent.cpython.memory import Memory, ProcessMemory, UnreadableError, must_read
+from sentinel_agent.cpython.modules import Modules
+from sentinel_agent.cpython.objects import Objects
+from sentinel_agent.cpython.tasks import TaskDump, Tasks
+from sentinel_agent.cpython.threads import Threads, ThreadStack, host_ids, kernel_state
+
+REVALIDATE_EVERY = 64
+"""After how many samples the kept code objects are read again."""
+_CHECKS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadView:
+    """One thread as it is shown to people. `frames` are innermost first; `kind` is that of its `Stack`."""
+
+    native_id: int | None
+    name: str | None
+    state: Literal["running", "waiting"] | None
+    gil: bool | None
+    kind: Kind
+    frames: tuple[Frame, ...]
+
+
+class StackSource(Protocol):
+    """What the recorder needs of a reader; a native twin may serve it instead of `Interpreter`."""
+
+    def sample(self) -> list[ThreadStack]:
+        """Every thread's stack at this moment."""
+        ...
+
+
+class Interpreter:
+    """A CPython that was found and checked. Not for use by several threads at once."""
+
+    def __init__(self, memory: Memory, layout: Layout, runtime: int, proc: Path | None = None) -> None:
+        self.memory = memory
+        self.layout = layout
+        self.runtime = runtime
+        self._proc = proc
+        self._objects = Objects(memory, layout)
+        self._codes = CodeCache(self._objects)
+        self._threads = Threads(self._objects, self._codes, runtime)
+        self._modules = Modules(self._objects, self._threads)
+        self._tasks = Tasks(self._objects, self._codes, self._modules)
+        self._samples = 0
+        self._host_ids: dict[int, int] | None = None
+        self.version = self._check()
+
+    def sample(self) -> list[ThreadStack]:
+        """Every thread's stack at this moment, the oldest thread first.
+
+        Raises:
+            UnreadableError: the lists of interpreters or threads cannot be read.
+            NoSuchTargetError: the target has ended.
+        """
+        self._samples += 1
+        if self._samples % REVALIDATE_EVERY == 0:
+            self._codes.revalidate()
+        return self._threads.read()
+
+    def stacks(self) -> list[ThreadView]:
+        """Every thread with its name, kernel state and stack. Raises as `sample` does."""
+        threads = self.sample()
+        facts = self._threads.facts(threads, self._modules.value("threading", "_active"))
+        views = []
+        for thread in threads:
+            known = facts[thread.id]
+            native_id = self._host_id(thread.native_id or known.native_id)
+            state = kernel_state(self._proc, native_id) if self._proc and native_id else None
+            views.append(
+                ThreadView(
+                    native_id,
+                    known.name,
+                    cast(Literal["running", "waiting"] | None, state),
+                    thread.gil,
+                    thread.stack.kind,
+                    thread.stack.frames,
+                )
+            )
+        return views
+
+    def task_count(self) -> int | None:
+        """How many asyncio tasks the target has registered, done ones that are still alive included; None without asyncio.
+
+        Raises:
+            UnreadableError: this reading failed; the next may not.
+        """
+        return self._tasks.count()
+
+    def tasks(self, most: int = 1_000_000) -> TaskDump:
+        """Every asyncio task that is not done, `most` at the most.
+
+        Raises:
+            UnreadableError: the registry of tasks cannot be read.
+        """
+        return self._tasks.dump(self.sample(), most)
+
+    def _host_id(self, native_id: int | None) -> int | None:
+        """A thread id as our pid namespace numbers it."""
+        if native_id is None or self._proc is None:
+            return native_id
+        if self._host_ids is None or (self._host_ids and native_id not in self._host_ids):
+            self._host_ids = host_ids(self._proc)
+        return self._host_ids.get(native_id) if self._host_ids else native_id
+
+    def _check(self) -> str:
+        """Refuse a target that the layout does not fit; returns the target's full version.
+
+        Every part of the layout that a stack depends on is used once on something whose true value is known.
+        """
+        objects = self._objects
+        interp = self._threads.interpreters()[-1]
+        try:
+            sysdict = objects.word(interp + self.layout.interp.sysdict)
+            self._check_type(objects.type_of(sysdict), "dict", self.layout.dict.size)
+            (hexversion,) = objects.lookup(sysdict, "hexversion")
+            version = objects.integer(hexversion) if hexversion else 0
+            if version >> 16 != 3 << 8 | self.layout.minor:
+                raise UnsupportedTargetError(
+                    f"sys.hexversion of the target reads {version:#x}: 3.{self.layout.minor} was expected"
+                )
+        except UnreadableError as error:
+            raise self._moved(f"its sys module cannot be read ({error.message})") from error
+        self._check_stacks()
+        return f"3.{self.layout.minor}.{version >> 8 & 0xFF}"
+
+    def _check_stacks(self) -> None:
+        """At least one thread must show a stack whose code objects are what they should be."""
+        for _ in range(_CHECKS):
+            threads = self._threads.read()
+            self._check_native_ids(threads)
+            if any(thread.stack.kind == "whole" for thread in threads):
+                break
+        else:
+            raise self._moved("no stack of it can be read")
+        for thread in threads:
+            for frame in thread.stack.frames[:1]:
+                self._check_type(self._objects.type_of(frame.code.address), "code", self.layout.code.size)
+
+    def _check_native_ids(self, threads: list[ThreadStack]) -> None:
+        if self._proc is None or self.layout.thread.native_thread_id < 0:
+            return
+        kernel = [self._host_id(thread.native_id) for thread in threads]
+        if threads and not any(native and (self._proc / "task" / str(native)).exists() for native in kernel):
+            raise self._moved("none of its threads' native ids is a thread of the process")
+
+    def _check_type(self, type_address: int, name: str, size: int) -> None:
+        found = (self._objects.type_name(type_address), self._objects.basicsize(type_address))
+        if found != (name, size):
+            raise self._moved(f"an object of type {found[0]!r} has {found[1]} bytes, not {name!r} and {size}")
+
+    def _moved(self, what: str) -> UnsupportedTargetError:
+        return UnsupportedTargetError(
+            f"the target is no CPython laid out like {self.layout.generated_from}: {what}",
+            hint="a patched or newer build needs a layout table of its own: see tools/gen_layouts.py",
+        )
+
+
+def open_process(pid: int, root: Path = Path("/")) -> Interpreter:
+    """Find and check the CPython in process `pid`; `root` is where `proc` is mounted.
+
+    Raises:
+        NoSuchTargetError: there is no such process, or it is a zombie or a kernel thread.
+        NotPermittedError: it may not be read.
+        UnsupportedTargetError: it is no CPython that can be read.
+        UnreadableError: it is starting or ending.
+    """
+    proc = root / "proc" / str(pid)
+    location = locate(proc)
+    memory = ProcessMemory(pid)
+    return Interpreter(memory, choose_layout(memory, location), location.runtime, proc)
+
+
+def choose_layout(memory: Memory, location: Location) -> Layout:
+    """The layout of the interpreter at `location`.
+
+    Raises:
+        UnsupportedTargetError: its version cannot be told, or is not supported.
+        UnreadableError: it cannot be read.
+    """
+    told = debug_version(must_read(memory, location.runtime, 24))
+    if told is not None:
+        minor, free_threaded = told
+        if free_threaded:
+            raise UnsupportedTargetError(
+                f"the target is a free-threaded CPython 3.{minor}: only builds with a GIL can be read",
+                hint="py-spy based captures may still work",
+            )
+        layout = layout_of(minor)
+        return told_by_target(layout, must_read(memory, location.runtime, DEBUG_OFFSETS_SIZE))
+    if location.version_symbol is not None:
+        (version,) = struct.unpack("<Q", must_read(memory, location.version_symbol, 8))
+        if version >> 24 != 3:
+            raise UnsupportedTargetError(f"Py_Version of the target is {version:#x}: CPython 3 was expected")
+        return layout_of(version >> 16 & 0xFF)
+    if location.minor is None:
+        raise UnsupportedTargetError(
+            f"the CPython version of {location.file} cannot be told: no Py_Version, and no file name that names one"
+        )
+    return layout_of(location.minor)

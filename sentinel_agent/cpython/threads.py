@@ -1,0 +1,277 @@
+"""The threads of a live CPython: found, followed from one reading to the next, and their stacks read.
+
+CPython keeps its interpreters and, in each, its threads in linked lists, the newest first. The list of the last reading is taken
+for granted and confirmed by what each thread's state says, so that a quiet list costs one small call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sentinel_agent.cpython.frames import Reading, Stack, Walk
+from sentinel_agent.cpython.memory import UnreadableError
+from sentinel_agent.cpython.walk_chunks import ChunkFormat, ChunkWalk
+from sentinel_agent.cpython.walk_objects import ObjectFormat, ObjectWalk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sentinel_agent.cpython.code import CodeCache
+    from sentinel_agent.cpython.objects import Objects
+
+MAX_INTERPRETERS = 64
+MAX_THREADS = 2000
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStack:
+    """One thread at one moment.
+
+    `id` is CPython's own number of the thread, never used twice; `ident` is `threading.get_ident()`; `native_id` is the
+    kernel's, None where CPython does not keep it (before 3.11) and no `threading.Thread` tells. `gil` says whether
+    the thread held the GIL, None where it cannot be told.
+    """
+
+    id: int
+    ident: int
+    native_id: int | None
+    gil: bool | None
+    stack: Stack
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadFacts:
+    """What `threading` knows of a thread."""
+
+    name: str | None
+    native_id: int | None
+
+
+@dataclass(slots=True)
+class _Interp:
+    address: int
+    gil: int
+    threads: list[int]
+
+
+class Threads:
+    """All threads of all interpreters under the `_PyRuntime` at `runtime`."""
+
+    def __init__(self, objects: Objects, codes: CodeCache, runtime: int) -> None:
+        self._objects = objects
+        self._memory = objects.memory
+        self._runtime = runtime
+        self._layout = objects.layout
+        self._interps: list[_Interp] = []
+        self._walks: dict[int, Walk] = {}
+        self._new_walk = walk_maker(objects, codes)
+        self._facts: dict[int, ThreadFacts] = {}
+
+    def read(self) -> list[ThreadStack]:
+        """One reading of every thread, the oldest first.
+
+        Raises:
+            UnreadableError: the lists of interpreters or threads cannot be read.
+        """
+        heads = self._heads()
+        if heads is None:
+            self._list_interps()
+            heads = self._heads()
+            if heads is None:
+                raise UnreadableError("the list of interpreters keeps changing")
+        answer: list[ThreadStack] = []
+        for interp, (head, holder) in zip(self._interps, heads, strict=True):
+            answer += self._read_interp(interp, head, holder)
+        if len(self._walks) > sum(len(interp.threads) for interp in self._interps):
+            alive = {address for interp in self._interps for address in interp.threads}
+            self._walks = {address: walk for address, walk in self._walks.items() if address in alive}
+        return answer[::-1]
+
+    def interpreters(self) -> list[int]:
+        """Addresses of the interpreters' states, the newest first.
+
+        Raises:
+            UnreadableError: the list cannot be read.
+        """
+        self._list_interps()
+        return [interp.address for interp in self._interps]
+
+    def _heads(self) -> list[tuple[int, int | None]] | None:
+        """First thread and GIL holder (0: free, None: unknown) of each interpreter; None if the list has changed."""
+        layout = self._layout
+        ranges = [(self._runtime + layout.runtime.interpreters_head, 8)]
+        for interp in self._interps:
+            locked, holder = self._gil_addresses(interp)
+            address = interp.address
+            ranges += [
+                (address + layout.interp.next, 8),
+                (address + layout.interp.threads_head, 8),
+                (locked, 4),
+                (holder, 8),
+            ]
+        words = [
+            None if data is None else int.from_bytes(data, "little")
+            for data in self._memory.read_many(ranges)
+        ]
+        expected = [interp.address for interp in self._interps] + [0]
+        if not self._interps or [words[0], *words[1::4]] != expected:
+            return None
+        answer = []
+        for head, locked_word, holder_word in zip(words[2::4], words[3::4], words[4::4], strict=True):
+            if head is None:
+                return None
+            answer.append((head, holder_word if locked_word else locked_word))
+        return answer
+
+    def _gil_addresses(self, interp: _Interp) -> tuple[int, int]:
+        layout = self._layout
+        if layout.minor <= 11:
+            return self._runtime + layout.runtime.gil_locked, self._runtime + layout.runtime.gil_holder
+        return (interp.gil + layout.gil.locked, interp.gil + layout.gil.holder) if interp.gil else (0, 0)
+
+    def _list_interps(self) -> None:
+        layout, objects = self._layout, self._objects
+        known = {interp.address: interp for interp in self._interps}
+        found: list[_Interp] = []
+        address = objects.word(self._runtime + layout.runtime.interpreters_head)
+        while address:
+            if len(found) >= MAX_INTERPRETERS or any(address == interp.address for interp in found):
+                raise UnreadableError(
+                    f"the list of interpreters is longer than {MAX_INTERPRETERS} or has a loop"
+                )
+            gil = objects.word(address + layout.interp.gil) if layout.minor >= 12 else 0
+            threads = known[address].threads if address in known else []
+            found.append(_Interp(address, gil, threads))
+            address = objects.word(address + layout.interp.next)
+        if not found:
+            raise UnreadableError(
+                "there is no interpreter: it has not started yet, or has ended", hint="try again"
+            )
+        self._interps = found
+
+    def _read_interp(self, interp: _Interp, head: int, holder: int | None) -> list[ThreadStack]:
+        readings = {address: self._read_thread(address) for address in interp.threads}
+        if not self._confirmed(interp, head, readings):
+            interp.threads = self._list_threads(interp)
+            for address in interp.threads:
+                if address not in readings:
+                    readings[address] = self._read_thread(address)
+        answer = []
+        for address in interp.threads:
+            thread = self._thread_stack(interp, address, readings[address], holder)
+            if thread is not None:
+                answer.append(thread)
+        return answer
+
+    def _read_thread(self, address: int) -> Reading:
+        walk = self._walks.get(address)
+        if walk is None:
+            walk = self._walks[address] = self._new_walk(address)
+        return walk.read()
+
+    def _confirmed(self, interp: _Interp, head: int, readings: dict[int, Reading]) -> bool:
+        """Whether the states that were read link the threads in the order known."""
+        at = self._layout.thread.next
+        links = [head]
+        for address in interp.threads:
+            state = readings[address].state
+            links.append(-1 if state is None else int.from_bytes(state[at : at + 8], "little"))
+        return links == [*interp.threads, 0]
+
+    def _list_threads(self, interp: _Interp) -> list[int]:
+        found: dict[int, None] = {}
+        address = self._objects.word(interp.address + self._layout.interp.threads_head)
+        while address:
+            if len(found) >= MAX_THREADS or address in found:
+                raise UnreadableError(f"the list of threads is longer than {MAX_THREADS} or has a loop")
+            found[address] = None
+            address = self._objects.word(address + self._layout.thread.next)
+        return list(found)
+
+    def _thread_stack(
+        self, interp: _Interp, address: int, reading: Reading, holder: int | None
+    ) -> ThreadStack | None:
+        """None for what is no thread of this interpreter any more."""
+        state, thread = reading.state, self._layout.thread
+        if state is None:
+            return None
+
+        def word(at: int) -> int:
+            return int.from_bytes(state[at : at + 8], "little")
+
+        if word(thread.interp) != interp.address:
+            return None
+        number = word(thread.id)
+        native = word(thread.native_thread_id) if thread.native_thread_id >= 0 else 0
+        known = self._facts.get(number)
+        native_id = native or (known.native_id if known else None)
+        gil = None if holder is None else address == holder
+        return ThreadStack(number, word(thread.thread_id), native_id, gil, reading.stack)
+
+    def facts(self, threads: list[ThreadStack], active: int | None) -> dict[int, ThreadFacts]:
+        """What `threading` knows of `threads`, by their `id`; `active` is the address of `threading._active`, if there is one."""
+        by_ident = dict(self._active(active)) if active else {}
+        nothing = ThreadFacts(None, None)
+        self._facts = {thread.id: by_ident.get(thread.ident, nothing) for thread in threads}
+        return self._facts
+
+    def _active(self, active: int) -> list[tuple[int, ThreadFacts]]:
+        answer = []
+        try:
+            items = list(self._objects.mapping_items(active, MAX_THREADS))
+        except UnreadableError:
+            return []
+        for key, thread in items:
+            try:
+                name, native = self._objects.attributes(thread, "_name", "_native_id")
+                facts = ThreadFacts(
+                    self._objects.text(name)[:_MAX_NAME] if name else None,
+                    self._objects.integer(native) or None if native else None,
+                )
+                answer.append((self._objects.integer(key), facts))
+            except UnreadableError:
+                continue
+        return answer
+
+
+def walk_maker(objects: Objects, codes: CodeCache) -> Callable[[int], Walk]:
+    """How a walk of one thread, given its state's address, is made for the layout of `objects`."""
+    if objects.layout.minor <= 10:
+        old = ObjectFormat(objects.layout)
+        return lambda address: ObjectWalk(objects.memory, codes, old, address)
+    form = ChunkFormat(objects.layout)
+    return lambda address: ChunkWalk(objects.memory, codes, form, address)
+
+
+def kernel_state(proc: Path, native_id: int) -> str | None:
+    """`running` or `waiting`, from /proc/PID/task/TID/stat (proc(5), field 3); None if the thread is not there."""
+    try:
+        text = (proc / "task" / str(native_id) / "stat").read_bytes()
+    except OSError:
+        return None
+    # The command's name is in parentheses and may hold anything, parentheses too.
+    return "running" if text.rpartition(b")")[2].split()[:1] == [b"R"] else "waiting"
+
+
+def host_ids(proc: Path) -> dict[int, int]:
+    """The kernel's thread ids as the target's pid namespace numbers them, mapped to ours; empty if both are the same."""
+    if len(_namespace_ids(proc / "status")) < 2:
+        return {}
+    answer: dict[int, int] = {}
+    for task in list((proc / "task").iterdir())[:MAX_THREADS]:
+        ids = _namespace_ids(task / "status")
+        if ids:
+            answer[ids[-1]] = ids[0]
+    return answer
+
+
+def _namespace_ids(status: Path) -> list[int]:
+    """The `NSpid` line of a status file: from our namespace to the innermost."""
+    try:
+        lines = status.read_bytes().split(b"\n")
+    except OSError:
+        return []
+    return [int(number) for line in lines if line.startswith(b"NSpid:") for number in line.split()[1:]]

@@ -1,0 +1,138 @@
+"""The stack walk of CPython 3.8 to 3.10, whose frames are objects on the heap, linked by `f_back`.
+
+Frame objects are reused (each code keeps one, and there is a free list), so the frames of the last walks are where most of
+the next walk's frames will be: one call asks for all of them. A frame that ended or was suspended has lost its `f_back`,
+but also its mark of executing (Objects/frameobject.c, Python/ceval.c); so a chain in which every frame executes and that ends,
+ends in the thread's root frame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sentinel_agent.cpython.frames import (
+    ATTEMPTS,
+    FAILED,
+    Places,
+    Reading,
+    RecentFrames,
+    fields,
+    partial,
+    whole,
+)
+from sentinel_agent.cpython.memory import MAX_RANGES
+
+if TYPE_CHECKING:
+    from sentinel_agent.cpython.code import CodeCache, Frame
+    from sentinel_agent.cpython.layouts.model import Layout
+    from sentinel_agent.cpython.memory import Memory
+
+# f_executing of 3.8 and 3.9; f_state of 3.10, where a frame that handles an exception is unwinding (3) and may call.
+_EXECUTING = {8: (1,), 9: (1,), 10: (0, 3)}
+
+
+class ObjectFormat:
+    """What the walk needs of a layout, worked out once."""
+
+    def __init__(self, layout: Layout) -> None:
+        frame = layout.frame
+        self.frame = fields((frame.previous, "Q"), (frame.code, "Q"), (frame.instr, "i"), (frame.state, "b"))
+        self.size = self.frame.size
+        self.executing = _EXECUTING[layout.minor]
+        self.unit = 2 if layout.minor == 10 else 1
+        self.state_size = layout.thread.size
+        self.leaf_at = layout.thread.frame
+
+
+class ObjectWalk:
+    """The walk of one thread, whose `PyThreadState` is at `thread`."""
+
+    def __init__(self, memory: Memory, codes: CodeCache, form: ObjectFormat, thread: int) -> None:
+        self._memory = memory
+        self._codes = codes
+        self._form = form
+        self._thread = thread
+        self._recent = RecentFrames(MAX_RANGES - 1)
+        self._last: list[int] = []  # the last whole chain, root first
+
+    def read(self) -> Reading:
+        """Read the stack; up to ATTEMPTS gathering calls, one where all frames have been met lately."""
+        state: bytes | None = None
+        best = FAILED
+        for _ in range(ATTEMPTS):
+            asked = self._recent.addresses()
+            got = self._memory.read_many(
+                [(self._thread, self._form.state_size)] + [(a, self._form.size) for a in asked]
+            )
+            state = got[0]
+            if state is None:
+                continue
+            snapshot = {
+                address: data for address, data in zip(asked, got[1:], strict=True) if data is not None
+            }
+            leaf = int.from_bytes(state[self._form.leaf_at : self._form.leaf_at + 8], "little")
+            chain, places, stopped = self._follow(leaf, snapshot)
+            self._recent.meet(chain)
+            if not stopped:
+                self._last = chain[::-1]
+                return Reading(whole(places), state)
+            if stopped not in snapshot:
+                self._learn(chain, stopped)
+            best = partial(places, self._from_root(snapshot, set(chain)))
+        return Reading(best, state)
+
+    def _follow(self, address: int, snapshot: dict[int, bytes]) -> tuple[list[int], Places, int]:
+        """Addresses and places from the leaf on, and the frame that the chain could not go on with (0: it ends)."""
+        chain: list[int] = []
+        places = Places()
+        met: set[int] = set()
+        while address:
+            found = self._frame(address, snapshot)
+            if found is None or address in met:
+                return chain, places, address
+            met.add(address)
+            chain.append(address)
+            places.add(found[1], address)
+            address = found[0]
+        return chain, places, 0
+
+    def _frame(self, address: int, snapshot: dict[int, bytes]) -> tuple[int, Frame] | None:
+        """Caller's address and place of an executing frame; None if it is no such thing."""
+        data = snapshot.get(address)
+        if data is None:
+            return None
+        previous, code_address, lasti, state = self._form.frame.unpack(data)
+        code = self._codes.get(code_address)
+        lasti *= self._form.unit
+        if code is None or state not in self._form.executing or not -2 <= lasti < code.bytecode_size:
+            return None
+        return previous, code.at(lasti if lasti >= 0 else -1)
+
+    def _learn(self, chain: list[int], address: int) -> None:
+        """Follow frames that were not asked for, one by one, so that the next call asks for them."""
+        found = list(chain)
+        known = set(chain)
+        while address and address not in known and len(found) < MAX_RANGES - 1:
+            data = self._memory.read(address, self._form.size)
+            if data is None:
+                break
+            previous, code_address, _, _ = self._form.frame.unpack(data)
+            if self._codes.get(code_address) is None:
+                break
+            found.append(address)
+            known.add(address)
+            address = previous
+        self._recent.meet(found)
+
+    def _from_root(self, snapshot: dict[int, bytes], taken: set[int]) -> Places:
+        """The frames of the last whole chain, from its root on, that still call each other; innermost first."""
+        caller = 0
+        places = Places()
+        for address in self._last:
+            found = None if address in taken else self._frame(address, snapshot)
+            if found is None or found[0] != caller:
+                break
+            places.add(found[1], address)
+            caller = address
+        places.reverse()
+        return places

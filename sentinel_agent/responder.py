@@ -1,0 +1,211 @@
+"""From a firing to a sealed incident: the budget is asked, captures run, the folder is sealed or discarded whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from sentinel_agent import __version__
+from sentinel_agent.capture.base import Series, SeriesWindow
+from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed
+from sentinel_agent.core.metrics import unit_of
+from sentinel_agent.core.model import CaptureReport, Incident, Target, Window
+from sentinel_agent.errors import SentinelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sentinel_agent.capture.runner import Captured, CaptureRunner
+    from sentinel_agent.clock import Clock
+    from sentinel_agent.core.budget import Budget
+    from sentinel_agent.core.event import Event
+    from sentinel_agent.core.rule import CaptureSpec
+    from sentinel_agent.sampler import TargetSeries
+    from sentinel_agent.store.folder import IncidentWriter
+    from sentinel_agent.store.store import Store
+
+log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class DiskThread:
+    """The one thread in which the agent touches its disk, in order; a slow disk delays neither ticks nor captures."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sentinel-disk")
+
+    async def __call__(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run `work` there. If the caller is cancelled, work that has begun goes on to its end."""
+        return await asyncio.wrap_future(self._executor.submit(work, *args, **kwargs))
+
+    def close(self) -> None:
+        """Let what has been handed over finish."""
+        self._executor.shutdown(wait=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """Why an incident is made and what it shall hold. Times in seconds since the epoch.
+
+    `spared` is set when the rule's guard forbids captures that cost the target something; then only the
+    readings are kept and every other capture says so.
+    """
+
+    rule: str
+    reason: str
+    summary: str
+    metric: str
+    value: float | None
+    baseline: float | None
+    thresholds: dict[str, float | str | None]
+    time: float
+    captures: tuple[CaptureSpec, ...]
+    cooldown: float = 0.0
+    spared: str | None = None
+
+
+@dataclass(slots=True)
+class ResponderStatistics:
+    """How incidents have ended since the start."""
+
+    sealed: int = 0
+    lost: int = 0
+    last_lost: str = ""
+
+
+@dataclass(slots=True)
+class Responder:
+    """Makes incidents. `runner` and `window_before` (seconds) may be replaced when the settings are reloaded."""
+
+    store: Store
+    disk: DiskThread
+    runner: CaptureRunner
+    budget: Budget
+    clock: Clock
+    host: str
+    interval: float
+    window_before: float
+    tell: Callable[[Event], None]
+    statistics: ResponderStatistics = field(default_factory=ResponderStatistics)
+
+    async def respond(self, firing: Firing, series: TargetSeries) -> Incident | None:
+        """The sealed incident, or None if nothing was kept; the reason is told and counted.
+
+        Cancelling it discards what was not sealed yet.
+        """
+        refusal = self.budget.admit(self.clock.monotonic())
+        if refusal is not None:
+            self._lost(firing, series.target, f"the budget is used up: {refusal}")
+            return None
+        size = 0
+        try:
+            incident_id = await self.disk(self.store.new_id, firing.time)
+            writer = await self.disk(self.store.begin, incident_id)
+            self.tell(
+                IncidentOpened(self.clock.wall(), incident_id, firing.rule, series.target, firing.summary)
+            )
+            try:
+                incident = await self._write(firing, series, writer)
+            except BaseException:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(self.disk(writer.discard))
+                raise
+            size = sum(artifact.bytes for artifact in incident.artifacts)
+        except SentinelError as error:
+            self._lost(firing, series.target, error.message)
+            return None
+        finally:
+            self.budget.finished(self.clock.monotonic(), size)
+        self.statistics.sealed += 1
+        folder = str(self.store.data_dir / "incidents" / incident.id)
+        self.tell(IncidentSealed(self.clock.wall(), incident, folder))
+        return incident
+
+    async def _write(self, firing: Firing, series: TargetSeries, writer: IncidentWriter) -> Incident:
+        wanted = () if firing.spared else firing.captures
+        taken = SeriesWindow(firing.time, firing.time, self.interval, {})
+
+        def take() -> SeriesWindow:
+            nonlocal taken
+            taken = self.window(series, firing.time)
+            return taken
+
+        captured = await self.runner.run(
+            series.target,
+            wanted,
+            folder=writer.folder,
+            trigger_time=firing.time,
+            series=take,
+        )
+        if firing.spared:
+            skipped = (CaptureReport(spec.kind, "skipped", firing.spared) for spec in firing.captures)
+            reports = (*skipped, *captured.reports)
+        else:
+            reports = captured.reports
+        window = Window(taken.start, taken.end)
+        return await self.disk(self._seal, firing, series.target, writer, window, captured, reports)
+
+    def _seal(
+        self,
+        firing: Firing,
+        target: Target,
+        writer: IncidentWriter,
+        window: Window,
+        captured: Captured,
+        reports: tuple[CaptureReport, ...],
+    ) -> Incident:
+        for file in captured.files:
+            writer.add(writer.folder / file.name, file.kind, file.format)
+        now = self.clock.wall()
+        incident = Incident(
+            id=writer.id,
+            rule=firing.rule,
+            target=target,
+            reason=firing.reason,
+            summary=firing.summary,
+            metric=firing.metric,
+            unit=unit_of(firing.metric),
+            value=firing.value,
+            baseline=firing.baseline,
+            thresholds=firing.thresholds,
+            time=firing.time,
+            sealed_time=now,
+            window=window,
+            artifacts=writer.artifacts,
+            captures=reports,
+            lost_samples=sum(report.lost_samples for report in reports),
+            longest_pause_us=max((report.pause_us for report in reports), default=0),
+            agent_version=__version__,
+            host=self.host,
+            cooldown_until=now + firing.cooldown,
+        )
+        self.store.seal(writer, incident)
+        return incident
+
+    def window(self, series: TargetSeries, trigger_time: float) -> SeriesWindow:
+        """The readings from at most `window_before` seconds before the trigger until now."""
+        end = self.clock.wall()
+        metrics = {
+            name: Series(
+                unit=unit_of(name),
+                times=[time for time, _ in readings],
+                values=[value for _, value in readings],
+            )
+            for name, readings in series.window(trigger_time - self.window_before, end).items()
+        }
+        start = min((each.times[0] for each in metrics.values() if each.times), default=trigger_time)
+        errors = {name: f"{count} readings failed" for name, count in series.errors.items()}
+        errors |= {name: reading.error for name, reading in series.latest.items() if reading.error}
+        return SeriesWindow(start, end, self.interval, metrics, errors)
+
+    def _lost(self, firing: Firing, target: Target, why: str) -> None:
+        self.statistics.lost += 1
+        self.statistics.last_lost = why
+        log.warning("incident of rule %s on %s is lost: %s", firing.rule, target.role.key, why)
+        self.tell(IncidentLost(self.clock.wall(), firing.rule, target, why))

@@ -1,0 +1,173 @@
+"""What the agent knows of itself at one moment: targets, rules with their states, its own cost and troubles.
+
+Published as a small file in the data directory, from which `rules list` and `rules explain` read, also after the
+agent has ended.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sentinel_agent import __version__
+from sentinel_agent.core.decision import Decision
+from sentinel_agent.core.limits import LimitRecord
+from sentinel_agent.core.metrics import METRICS, Metric
+from sentinel_agent.core.model import Role, Target
+from sentinel_agent.core.rule import Rule
+from sentinel_agent.store import status as files
+from sentinel_agent.store.owner import this_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from sentinel_agent.clock import Clock
+    from sentinel_agent.config.load import Loaded
+    from sentinel_agent.core.engine import RuleEngine
+    from sentinel_agent.responder import Responder
+    from sentinel_agent.sampler import Sampler
+
+
+class TargetState(msgspec.Struct, frozen=True):
+    """A target with its latest readings; a metric whose reading failed is in `errors`."""
+
+    target: Target
+    readings: dict[str, float]
+    errors: dict[str, str]
+
+
+class RuleEntry(msgspec.Struct, frozen=True):
+    """A rule in force and where it stands (`rules.yaml:12`)."""
+
+    rule: Rule
+    source: str
+
+
+class RuleState(msgspec.Struct, frozen=True):
+    """The last decision of a rule on a target, and what it has used of its limits there."""
+
+    pid: int
+    role: Role
+    decision: Decision
+    limits: LimitRecord | None
+
+
+class AgentStatus(msgspec.Struct, frozen=True):
+    """The whole status: facts, from which the reader makes words (`core.explain`).
+
+    Times in seconds since the epoch; `cpu_ratio` is of one core since the start; `metrics` are those that the
+    probes of some target publish.
+    """
+
+    pid: int
+    version: str
+    started: float
+    time: float
+    command: tuple[str, ...]
+    targets: tuple[TargetState, ...]
+    rules: tuple[RuleEntry, ...]
+    states: tuple[RuleState, ...]
+    metrics: tuple[str, ...]
+    capture_kinds: tuple[str, ...]
+    reload_error: str | None
+    ticks: int
+    missed_ticks: int
+    max_late: float
+    incidents_sealed: int
+    incidents_lost: int
+    last_lost: str
+    cpu_ratio: float
+    troubles: dict[str, int]
+
+
+class StatusWriter:
+    """Keeps the last decisions and makes the status of them."""
+
+    def __init__(self, data_dir: Path, clock: Clock, capture_kinds: frozenset[str]) -> None:
+        self._data_dir = data_dir
+        self._clock = clock
+        self._capture_kinds = tuple(sorted(capture_kinds))
+        self._owner = this_process()
+        self._started = clock.wall()
+        self._began = clock.monotonic()
+        self._last: dict[str, tuple[Target, Sequence[Decision]]] = {}
+
+    def note(self, target: Target, decisions: Sequence[Decision]) -> None:
+        """Remember the newest decisions of a target."""
+        self._last[target.role.key] = (target, decisions)
+
+    def forget(self, target: Target) -> None:
+        """The target has ended."""
+        self._last.pop(target.role.key, None)
+
+    def describe(
+        self,
+        loaded: Loaded,
+        reload_error: str | None,
+        engine: RuleEngine,
+        sampler: Sampler,
+        responder: Responder,
+        troubles: Mapping[str, int],
+    ) -> bytes:
+        """The status as JSON."""
+        now = self._clock.wall()
+        statistics = sampler.statistics()
+        series = tuple(sampler.targets.values())
+        limits = engine.limits()
+        status = AgentStatus(
+            pid=self._owner.pid,
+            version=__version__,
+            started=self._started,
+            time=now,
+            command=tuple(sys.argv),
+            targets=tuple(
+                TargetState(
+                    each.target,
+                    {name: found.value for name, found in each.latest.items() if found.value is not None},
+                    {name: found.error for name, found in each.latest.items() if found.error is not None},
+                )
+                for each in series
+            ),
+            rules=tuple(RuleEntry(found.rule, found.source) for found in loaded.rules),
+            states=tuple(
+                RuleState(target.id.pid, target.role, decision, limits.get((key, decision.rule)))
+                for key, (target, decisions) in self._last.items()
+                for decision in decisions
+            ),
+            metrics=tuple(sorted({name for each in series for name in each.metrics})),
+            capture_kinds=self._capture_kinds,
+            reload_error=reload_error,
+            ticks=statistics.ticks,
+            missed_ticks=statistics.missed_ticks,
+            max_late=statistics.max_late,
+            incidents_sealed=responder.statistics.sealed,
+            incidents_lost=responder.statistics.lost,
+            last_lost=responder.statistics.last_lost,
+            cpu_ratio=time.process_time() / max(1.0, self._clock.monotonic() - self._began),
+            troubles=dict(troubles),
+        )
+        return msgspec.json.encode(status)
+
+    def publish(self, document: bytes) -> None:
+        """Put the status into the data directory. Raises StoreError."""
+        files.publish(self._data_dir, self._owner.pid, self._owner.start_time, document)
+
+    def withdraw(self) -> None:
+        """The agent ends in order: its status is no longer true."""
+        files.withdraw(self._data_dir, self._owner.pid, self._owner.start_time)
+
+
+def known_metrics(published: Iterable[str]) -> dict[str, Metric]:
+    """The catalogue as it is here: what probes publish is there, even if the catalogue only plans it or has no word of it."""
+    found = dict(METRICS)
+    for name in published:
+        planned = found.get(name)
+        if planned is None:
+            found[name] = Metric(name, "count", "published by a plug-in")
+        elif planned.planned:
+            found[name] = Metric(name, planned.unit, planned.description)
+    return found

@@ -1,0 +1,1 @@
+"""Find, identify and read the watched processes, from outside and read-only."""

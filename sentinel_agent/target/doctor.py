@@ -1,0 +1,225 @@
+"""What will and will not work on this machine and on this process, each with the remedy in words."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sentinel_agent.core.units import format_size
+from sentinel_agent.errors import NotPermittedError, TargetError
+from sentinel_agent.target.cgroup import LimitsView
+from sentinel_agent.target.discover import ACCESS_HINT, resolve
+from sentinel_agent.target.procfs import ROOT, ProcDir, ProcFormatError, parse_status, read_bounded, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CAP_SYS_PTRACE = 1 << 19  # include/uapi/linux/capability.h
+_YAMA = {  # Documentation/admin-guide/LSM/Yama.rst
+    0: "a process may read any other of the same user",
+    1: "a process may read only its own children, unless it has CAP_SYS_PTRACE",
+    2: "only a process with CAP_SYS_PTRACE may read others",
+    3: "no process may read another",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at: `ok` is None where it makes no difference here; `remedy` is empty when all is well."""
+
+    name: str
+    ok: bool | None
+    found: str
+    remedy: str = ""
+
+
+def examine(pid: int | None = None, root: Path = ROOT) -> list[Check]:
+    """Look at the machine, and at a process if one is given. Reads only; never raises for what it finds."""
+    checks = [_capability(root), _yama(root), _hidepid(root), _delay_accounting(root), _py_spy()]
+    return checks + (list(_process(pid, root)) if pid is not None else [])
+
+
+def find_py_spy() -> str | None:
+    """The py-spy program: beside this interpreter, where pip puts it, else on PATH."""
+    beside = Path(sys.executable).parent / "py-spy"
+    return str(beside) if os.access(beside, os.X_OK) else shutil.which("py-spy")
+
+
+def has_ptrace_capability(root: Path = ROOT) -> bool:
+    """Whether this process has CAP_SYS_PTRACE in effect (capabilities(7))."""
+    try:
+        status = parse_status(read_bounded(root / "proc/self/status"))
+    except (OSError, ProcFormatError):
+        return False
+    return bool(status.effective_capabilities & _CAP_SYS_PTRACE)
+
+
+def _capability(root: Path) -> Check:
+    if has_ptrace_capability(root):
+        return Check("CAP_SYS_PTRACE", True, "in effect: processes of other users can be read")
+    return Check("CAP_SYS_PTRACE", None, "not in effect: only processes of the same user can be read")
+
+
+def _yama(root: Path) -> Check:
+    try:
+        scope = int(read_bounded(root / "proc/sys/kernel/yama/ptrace_scope"))
+    except (OSError, ValueError):
+        return Check("yama ptrace_scope", True, "not there: this kernel adds no restriction")
+    found = f"{scope}: {_YAMA.get(scope, 'unknown to this version')}"
+    if scope == 0 or (scope in {1, 2} and has_ptrace_capability(root)):
+        return Check("yama ptrace_scope", True, found)
+    remedy = "give the agent CAP_SYS_PTRACE, start the target with `sentinel-agent run`, or set sysctl kernel.yama.ptrace_scope=0"
+    if scope == 3:
+        remedy = "3 cannot be undone while the machine runs; remove the setting and reboot"
+    return Check("yama ptrace_scope", False, found, remedy)
+
+
+def _hidepid(root: Path) -> Check:
+    try:
+        lines = read_bounded(root / "proc/self/mountinfo").splitlines()
+    except OSError:
+        lines = []
+    options = [line.rpartition(b" ")[2] for line in lines if b" - proc " in line]
+    hidden = [option for found in options for option in found.split(b",") if option.startswith(b"hidepid=")]
+    value = text(hidden[-1].partition(b"=")[2]) if hidden else "0"
+    if value in {"0", "off"}:
+        return Check("hidepid", True, "off: /proc shows every process")
+    remedy = "" if has_ptrace_capability(root) else f"mount /proc without hidepid, or: {ACCESS_HINT}"
+    return Check("hidepid", not remedy, f"{value}: /proc hides what other users run", remedy)
+
+
+def _delay_accounting(root: Path) -> Check:
+    try:
+        on = read_bounded(root / "proc/sys/kernel/task_delayacct").strip() != b"0"
+    except OSError:
+        return Check("delay accounting", None, "the kernel has no switch for it; `io_wait` may read nothing")
+    if on:
+        return Check("delay accounting", True, "on: `io_wait` can be measured")
+    return Check(
+        "delay accounting",
+        None,
+        "off: `io_wait` cannot be measured",
+        "if it is wanted: sysctl kernel.task_delayacct=1, then restart the target",
+    )
+
+
+def _py_spy() -> Check:
+    remedy = "pip install py-spy, into the environment of the agent"
+    program = find_py_spy()
+    if program is None:
+        return Check("py-spy", False, "not found beside the interpreter nor on PATH", remedy)
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check("py-spy", False, f"{program} does not run: {error}", remedy)
+    if done.returncode != 0:
+        return Check("py-spy", False, f"{program} ends with status {done.returncode}", remedy)
+    return Check("py-spy", True, f"{text(done.stdout[:100]).strip()}, {program}")
+
+
+def _process(pid: int, root: Path) -> Iterator[Check]:
+    try:
+        process = resolve(pid, root, allow_non_python=True)
+    except NotPermittedError as error:
+        yield Check("process", False, error.message, error.hint or "")
+        yield from _owner(pid, root)
+        return
+    except TargetError as error:
+        yield Check("process", False, error.message, error.hint or "give the pid of a running process")
+        return
+    yield Check("process", True, f"{process.name}, pid {pid}")
+    if process.python:
+        yield Check(
+            "python",
+            True,
+            f"CPython {process.python.version or 'of unknown version'}, {process.python.executable}",
+        )
+    else:
+        yield Check(
+            "python",
+            False,
+            "neither its program nor its libraries are CPython's",
+            "give the pid of the Python process itself; its readings can be watched all the same, its stacks cannot",
+        )
+    yield from _owner(pid, root)
+    try:
+        with ProcDir.of(process.id, root) as proc:
+            yield _memory_read(proc)
+            yield _namespace(process.id.pid_namespace, root)
+            limits = LimitsView(proc).at(0.0)
+    except (OSError, ProcFormatError) as error:
+        yield Check("process", False, f"it ended or changed while it was looked at: {error}", "try again")
+        return
+    yield Check("cpu limit", None, f"{limits.cpu_cores:g} cores, {limits.cpu_source}")
+    yield Check("memory limit", None, f"{format_size(limits.memory)}, {limits.memory_source}")
+
+
+def _owner(pid: int, root: Path) -> Iterator[Check]:
+    try:
+        with ProcDir(pid, root) as proc:
+            uids = set(proc.status().uids[:3])
+    except (OSError, ProcFormatError):
+        return
+    owners = ", ".join(str(uid) for uid in sorted(uids))
+    found = f"user {owners}; the agent runs as user {os.geteuid()}"
+    if uids == {os.geteuid()} or has_ptrace_capability(root):
+        yield Check("owner", True, found)
+    else:
+        yield Check("owner", False, found, ACCESS_HINT)
+
+
+def _namespace(target: int, root: Path) -> Check:
+    try:
+        here = (root / "proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return Check("pid namespace", None, "cannot be read")
+    if here == target:
+        return Check("pid namespace", True, "the same as the agent's")
+    return Check(
+        "pid namespace", True, "another one than the agent's: the target knows itself by another pid"
+    )
+
+
+def _memory_read(proc: ProcDir) -> Check:
+    """Read one byte of the process for real (process_vm_readv(2)); this is what reading stacks rests on."""
+    name = "read its memory"
+    remedy = f"{ACCESS_HINT}; in a container also allow process_vm_readv in the seccomp profile"
+    if not proc.real:
+        return Check(name, None, "not tried: this is not the machine's own /proc")
+    with suppress(StopIteration, ValueError, IndexError, PermissionError):
+        lines = proc.read("maps").splitlines()
+        address = next(int(line.split(b"-")[0], 16) for line in lines if line.split(b" ")[1][:1] == b"r")
+        error = _read_byte(proc.pid, address)
+        if error == 0:
+            return Check(name, True, "one byte was read")
+        return Check(name, False, f"process_vm_readv: {os.strerror(error)}", remedy)
+    return Check(name, False, "its memory map may not be read", remedy)
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+def _read_byte(pid: int, address: int) -> int:
+    """0, or the errno."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here = ctypes.create_string_buffer(1)
+    local = _Range(ctypes.addressof(here), 1)
+    remote = _Range(address, 1)
+    libc.process_vm_readv.restype = ctypes.c_ssize_t
+    done = libc.process_vm_readv(
+        ctypes.c_int(pid),
+        ctypes.byref(local),
+        ctypes.c_ulong(1),
+        ctypes.byref(remote),
+        ctypes.c_ulong(1),
+        ctypes.c_ulong(0),
+    )
+    return 0 if done == 1 else ctypes.get_errno()

@@ -1,0 +1,181 @@
+"""The targets that are watched just now: finds them, names their roles, notices their end.
+
+Deciding what appeared and what is gone is `target.discover`'s; this keeps the books: a role and its slot, an
+exit watch, and a series per target. Scanning /proc runs in a thread, so that a long list of processes delays no
+tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sentinel_agent.core.event import TargetAppeared, TargetGone, Trouble
+from sentinel_agent.core.redact import redact_command
+from sentinel_agent.errors import NoSuchTargetError, TargetError
+from sentinel_agent.probes.base import Moment, in_words
+from sentinel_agent.probes.registry import Registry, build_probes
+from sentinel_agent.sampler import TargetSeries
+from sentinel_agent.target.discover import Process, resolve
+from sentinel_agent.target.identity import SlotTable
+from sentinel_agent.target.liveness import ExitWatch
+from sentinel_agent.target.watch import Found, TargetWatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sentinel_agent.clock import Clock
+    from sentinel_agent.config.settings import Settings
+    from sentinel_agent.core.event import Event
+    from sentinel_agent.core.model import Role, TargetId
+    from sentinel_agent.sampler import Sampler
+
+_MAX_SAID = 200
+
+
+class WatchRequest(msgspec.Struct, frozen=True):
+    """What the operator asked for: processes by number, or by a pattern on the command line, or both."""
+
+    pids: tuple[int, ...] = ()
+    match: str | None = None
+    allow_non_python: bool = False
+
+
+class Watchlist:
+    """Keeps the sampler's targets in step with what runs."""
+
+    def __init__(
+        self,
+        request: WatchRequest,
+        settings: Settings,
+        sampler: Sampler,
+        registry: Registry,
+        clock: Clock,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._request = request
+        self._settings = settings
+        self._sampler = sampler
+        self._registry = registry
+        self._clock = clock
+        self._tell = tell
+        self._slots = _slot_table(settings)
+        self._exits: dict[TargetId, ExitWatch] = {}
+        self._said: set[str] = set()
+        self.seen = 0
+        pattern = request.match or settings.target.match
+        self._watcher = TargetWatcher(
+            roots=[resolve(pid, allow_non_python=request.allow_non_python) for pid in request.pids],
+            pattern=re.compile(pattern) if pattern else None,
+            follow_children=settings.target.children,
+            max_targets=settings.target.max_targets,
+        )
+        self.open_ended = pattern is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything that was asked for has ended and nothing else can come."""
+        return not self.open_ended and self.seen > 0 and not self._exits
+
+    async def scan(self) -> None:
+        """Look for new targets once and take them up."""
+        changes = await asyncio.to_thread(self._watcher.scan, time.clock_gettime(time.CLOCK_BOOTTIME))
+        for watch in tuple(self._exits.values()):
+            watch.check()
+        for found in changes.appeared:
+            self._take_up(found)
+        if changes.left_out:
+            most = self._settings.target.max_targets
+            self._say_once(f"{changes.left_out} more processes match, but target.max_targets is {most}")
+        for pid in changes.refused:
+            self._say_once(f"process {pid} may match, but this user may not look into it; see `doctor {pid}`")
+
+    def _take_up(self, found: Found) -> None:
+        process = found.process
+        role = self._slots.assign(process.id, process.command, found.parent)
+        try:
+            watch = ExitWatch(process.id, self._ended)
+        except NoSuchTargetError:
+            self._slots.release(process.id)
+            return
+        try:
+            series = _make_series(process, role, self._settings, self._registry)
+        except TargetError as error:
+            watch.close()
+            self._slots.release(process.id)
+            self._say_once(error.message)
+            return
+        self._exits[process.id] = watch
+        # The first reading of a difference only sets its mark; taken here, the next tick has a value.
+        series.read(Moment(wall=self._clock.wall(), monotonic=self._clock.monotonic()))
+        self._sampler.add(series)
+        self.seen += 1
+        self._tell(TargetAppeared(self._clock.wall(), series.target))
+
+    def _ended(self, identity: TargetId, status: int | None) -> None:
+        self._exits.pop(identity, None)
+        series = self._sampler.remove(identity.pid)
+        self._slots.release(identity)
+        if series is not None:
+            series.close()
+            self._tell(TargetGone(self._clock.wall(), series.target, _how_it_ended(status)))
+
+    def _say_once(self, what: str) -> None:
+        if what not in self._said and len(self._said) < _MAX_SAID:
+            self._said.add(what)
+            self._tell(Trouble(self._clock.wall(), what))
+
+    def close(self) -> None:
+        """Stop watching; what was read stays with who holds it."""
+        for identity, watch in tuple(self._exits.items()):
+            watch.close()
+            series = self._sampler.remove(identity.pid)
+            if series is not None:
+                series.close()
+        self._exits.clear()
+
+
+def series_of(
+    pid: int, settings: Settings, registry: Registry, *, allow_non_python: bool = False
+) -> TargetSeries:
+    """One process by itself, ready to be read.
+
+    Raises:
+        TargetError: it cannot be watched.
+    """
+    process = resolve(pid, allow_non_python=allow_non_python)
+    role = _slot_table(settings).assign(process.id, process.command)
+    return _make_series(process, role, settings, registry)
+
+
+def _slot_table(settings: Settings) -> SlotTable:
+    return SlotTable(settings.target.service, settings.target.instance or socket.gethostname())
+
+
+def _make_series(process: Process, role: Role, settings: Settings, registry: Registry) -> TargetSeries:
+    """The series of a process with its probes; its command line is redacted here, before anything else sees it.
+
+    Raises:
+        TargetError: the process has ended or may not be looked at.
+    """
+    command = redact_command(process.command) if settings.capture.redact else process.command
+    target = process.target(role, command)
+    limits = settings.limits
+    try:
+        probes = build_probes(target, registry, cpu_cores=limits.cpu_cores, memory=limits.memory)
+    except ProcessLookupError:
+        raise NoSuchTargetError(f"process {target.id.pid} has ended") from None
+    except OSError as error:
+        raise TargetError(f"process {target.id.pid} cannot be watched: {in_words(error)}") from error
+    return TargetSeries(target, probes, settings.sampler.ring_bytes)
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "ended"
+    return f"killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
