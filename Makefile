@@ -54,5 +54,9 @@ $(PROXIES)/.done: .venv/bin/python tests/e2e/proxies/requirements-proxypy.txt te
 	done
 	@touch $@
 
+# What the agent costs at defaults; figures, not a test.
+bench: .venv/.test
+	$(BIN)/python bench/agent_cost.py
+
 clean:
 	rm -rf .venv .cache dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

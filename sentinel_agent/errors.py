@@ -77,3 +77,9 @@ class PeerError(SentinelError):
 
 class StoreError(SentinelError):
     """The data directory cannot be used: read-only, full, removed, or not ours."""
+
+
+class StoreNotPermittedError(StoreError):
+    """The data directory is there, but this user may not use it."""
+
+    exit_code = 4

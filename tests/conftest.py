@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+from sentinel_agent.testing import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _TEMP = Path(os.environ.get("TMPDIR", "/tmp"))
-
-
-class FakeClock:
-    """A clock that moves only when told; a sleep moves it and lets other tasks run."""
-
-    def __init__(self, wall: float = 1_700_000_000.0) -> None:
-        self._wall = wall
-        self._monotonic = 1000.0
-
-    def wall(self) -> float:
-        return self._wall
-
-    def monotonic(self) -> float:
-        return self._monotonic
-
-    def advance(self, seconds: float) -> None:
-        self._wall += seconds
-        self._monotonic += seconds
-
-    async def sleep(self, seconds: float) -> None:
-        self.advance(max(0.0, seconds))
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

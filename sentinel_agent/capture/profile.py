@@ -68,6 +68,8 @@ class ProfileCapture:
                 child.interrupt()
             finished = await child.wait()
             seconds = self._clock.monotonic() - began
+        if finished.returncode != 0:
+            raise await fault_of(plan.target, finished)
         target_left = _EXITED in finished.stdout
         record = await asyncio.to_thread(_write, plan, finished, start, used)
         if target_left and not record.samples:
@@ -107,8 +109,6 @@ def _write(plan: CapturePlan, finished: Finished, start: float, used: dict[int, 
 
 
 def _parse(plan: CapturePlan, finished: Finished, start: float) -> ProfileRecord:
-    if finished.returncode != 0:
-        raise fault_of(plan.target, finished)
     try:
         record = speedscope.decode(finished.output, on_cpu=True)
     except PeerError as error:

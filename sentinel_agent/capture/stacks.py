@@ -119,6 +119,8 @@ class StacksCapture:
                 finished = await child.wait()
             seconds = self._clock.monotonic() - began
             try:
+                if finished.returncode != 0:
+                    raise await fault_of(target, finished)
                 return await asyncio.to_thread(_parse, target, finished), lost, seconds
             except (NoSuchTargetError, NotPermittedError):
                 raise
@@ -130,8 +132,6 @@ class StacksCapture:
 
 
 def _parse(target: Target, finished: Finished) -> Stacks:
-    if finished.returncode != 0:
-        raise fault_of(target, finished)
     if finished.stdout.count(b"{") > 64 * MAX_THREADS:
         raise PeerError("py-spy's dump is not usable: it has too many entries")
     try:

@@ -10,7 +10,7 @@ import click
 from sentinel_agent.cli.common import common_options
 from sentinel_agent.cli.options import DurationType, RegexType
 from sentinel_agent.cli.reporter import Reporter
-from sentinel_agent.cli.session import open_agent, watch
+from sentinel_agent.cli.session import agent_for, watch
 from sentinel_agent.core.units import format_duration
 from sentinel_agent.errors import NoSuchTargetError
 from sentinel_agent.watchlist import WatchRequest
@@ -59,7 +59,7 @@ def attach(
 async def _attach(
     invocation: Invocation, request: WatchRequest, reporter: Reporter, for_seconds: float | None
 ) -> Any:
-    agent = open_agent(invocation, request, reporter)
+    agent = agent_for(invocation, invocation.store().open(), request, reporter)
     settings = invocation.loaded.settings
     enabled = sum(each.rule.enabled for each in invocation.loaded.rules)
     reporter.note(

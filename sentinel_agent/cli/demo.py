@@ -14,7 +14,7 @@ import click
 
 from sentinel_agent.cli.common import Invocation, common_options, invoke
 from sentinel_agent.cli.reporter import Reporter, show_command
-from sentinel_agent.cli.session import open_agent, stop_on_signals
+from sentinel_agent.cli.session import agent_for, stop_on_signals
 from sentinel_agent.core.event import IncidentSealed
 from sentinel_agent.errors import OperatorError, SentinelError
 from sentinel_agent.watchlist import WatchRequest
@@ -94,7 +94,9 @@ class _Tour:
             "Starting an upstream and an asyncio gateway in front of it, with traffic.", "bold"
         )
         async with running_service() as service, traffic(service) as client:
-            agent = open_agent(self._invocation, WatchRequest((service.pid,)), self._tell)
+            agent = agent_for(
+                self._invocation, self._invocation.store().open(), WatchRequest((service.pid,)), self._tell
+            )
             watching = asyncio.create_task(agent.run(stop))
             playing = asyncio.create_task(self._play(FAULTS, client, service, stop))
             try:

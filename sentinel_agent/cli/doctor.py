@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -59,14 +60,22 @@ def _expressions() -> list[Check]:
 
 
 def _data_dir(invocation: Invocation) -> Check:
-    name, settings = "data directory", invocation.loaded.settings.store
+    """Looked at without opening it for writing: that would clean up and apply retention, which is the agent's business."""
+    name, settings, folder = "data directory", invocation.loaded.settings.store, invocation.data_dir
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Check(
+            name, False, f"{existing} is no folder that this user may write to", "choose another --data-dir"
+        )
+    if existing != folder:
+        return Check(name, True, f"{folder} is not there yet; it is made when it is needed")
     try:
-        statistics = invocation.store().open().statistics()
-        free = Files().free_bytes(invocation.data_dir)
+        statistics = invocation.store().statistics()
+        free = Files().free_bytes(folder)
     except (StoreError, OSError) as error:
         return Check(name, False, str(error), getattr(error, "hint", None) or "")
     found = (
-        f"{invocation.data_dir}: {statistics.incidents} incidents, {format_size(statistics.bytes)} of at most "
+        f"{folder}: {statistics.incidents} incidents, {format_size(statistics.bytes)} of at most "
         f"{format_size(settings.max_bytes)}; {format_size(free)} free on the disk"
     )
     if free < settings.min_free_bytes:

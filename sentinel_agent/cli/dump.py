@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 from rich.text import Text
 
 from sentinel_agent.capture.registry import load_captures
@@ -23,6 +25,7 @@ from sentinel_agent.errors import OperatorError, SentinelError
 from sentinel_agent.probes.base import Moment
 from sentinel_agent.probes.registry import load_registry
 from sentinel_agent.responder import DiskThread, Firing, Responder
+from sentinel_agent.store.status import read_all
 from sentinel_agent.watchlist import series_of
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from sentinel_agent.core.event import Event
     from sentinel_agent.core.model import Incident
     from sentinel_agent.sampler import TargetSeries
+    from sentinel_agent.store.store import Store
 
 _TICKS = 3
 _TICK_SECONDS = 0.1
@@ -117,7 +121,7 @@ async def _dump(invocation: Invocation, series: TargetSeries, specs: tuple[Captu
     disk = DiskThread()
     try:
         responder = Responder(
-            store=invocation.store().open(),
+            store=_store(invocation, clock.wall()),
             disk=disk,
             runner=CaptureRunner(load_captures(clock=clock), settings.capture, clock=clock),
             budget=Budget(
@@ -147,3 +151,13 @@ async def _dump(invocation: Invocation, series: TargetSeries, specs: tuple[Captu
     if incident is None:
         raise SentinelError(f"nothing was saved: {lost[-1] if lost else 'unknown reason'}")
     return incident
+
+
+def _store(invocation: Invocation, now: float) -> Store:
+    """Where an agent runs, retention is its business alone: it may have been given wider bounds than this call."""
+    store = invocation.store()
+    if any(status.alive for status in read_all(invocation.data_dir, now)):
+        store.settings = msgspec.structs.replace(
+            store.settings, max_incidents=sys.maxsize, max_age=float("inf"), max_bytes=sys.maxsize
+        )
+    return store.open()

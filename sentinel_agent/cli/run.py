@@ -12,7 +12,7 @@ import click
 
 from sentinel_agent.cli.common import common_options
 from sentinel_agent.cli.reporter import Reporter
-from sentinel_agent.cli.session import open_agent
+from sentinel_agent.cli.session import agent_for
 from sentinel_agent.errors import NoSuchTargetError, OperatorError
 from sentinel_agent.watchlist import WatchRequest
 
@@ -44,7 +44,9 @@ def run(invocation: Invocation, command: tuple[str, ...], as_json: bool) -> int:
 
 
 async def _run(invocation: Invocation, command: tuple[str, ...], reporter: Reporter) -> int:
-    invocation.store().open()  # before the command starts: what is wrong with the data directory is said at once
+    store = (
+        invocation.store().open()
+    )  # what is wrong with the data directory is said before the command starts
     try:
         child = subprocess.Popen(command)  # noqa: ASYNC220 - its end is seen through a pidfd, nothing waits here
     except OSError as error:
@@ -53,7 +55,7 @@ async def _run(invocation: Invocation, command: tuple[str, ...], reporter: Repor
         ) from error
     _pass_signals_on(child)
     try:
-        agent = open_agent(invocation, WatchRequest((child.pid,), allow_non_python=True), reporter)
+        agent = agent_for(invocation, store, WatchRequest((child.pid,), allow_non_python=True), reporter)
         await agent.run(asyncio.Event())
     except NoSuchTargetError:  # it ended before it could be looked at
         pass

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
     from sentinel_agent.cli.common import Invocation
     from sentinel_agent.core.event import Event
+    from sentinel_agent.store.store import Store
     from sentinel_agent.watchlist import WatchRequest
 
 
-def open_agent(invocation: Invocation, request: WatchRequest, tell: Callable[[Event], None]) -> Agent:
-    """The agent with its store opened; what is wrong with the targets or the data directory is raised here."""
-    store = invocation.store().open()
+def agent_for(
+    invocation: Invocation, store: Store, request: WatchRequest, tell: Callable[[Event], None]
+) -> Agent:
+    """The agent on an open store; what is wrong with the targets is raised here."""
     return Agent(request, Reloader(invocation.inputs, invocation.loaded), store, SystemClock(), tell)
 
 

@@ -74,9 +74,10 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Annotated[
         ByteSize, Meta(ge=65536, description="largest size of one capture that names no `max_bytes` itself")
     ] = 16 * 1024**2
-    timeout: Annotated[Duration, Meta(ge=1, le=300, description="a capture that takes longer is ended")] = (
-        15.0
-    )
+    timeout: Annotated[
+        Duration,
+        Meta(ge=1, le=300, description="a capture that takes longer than this and its duration is ended"),
+    ] = 15.0
     profile_duration: Annotated[
         Duration, Meta(ge=0.1, le=60, description="length of a profile that names no `duration` itself")
     ] = 0.6

@@ -1,4 +1,4 @@
-"""The budget over all rules: how many captures at once, how many incidents and bytes an hour.
+"""The budget over all rules: how many incidents at once, how many incidents and bytes an hour.
 
 Limits of a rule say how often it may fire; this says what all of them together may cost.
 """
@@ -53,7 +53,7 @@ class Budget:
             ValueError: none is under way.
         """
         if not self._running:
-            raise ValueError("no admitted capture is under way")
+            raise ValueError("no admitted incident is under way")
         self._running -= 1
         self._sizes.append((now, size))
 
@@ -64,7 +64,7 @@ class Budget:
 
     def _refusal(self) -> str | None:
         if self._running >= self._concurrency:
-            return f"{self._running} captures are under way already (capture.concurrency {self._concurrency})"
+            return f"{self._running} incidents are under way already"
         if len(self._admitted) >= self._incidents_per_hour:
             return (
                 f"{len(self._admitted)} incidents in the last hour "

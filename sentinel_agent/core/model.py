@@ -43,14 +43,32 @@ class Role(msgspec.Struct, frozen=True, order=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One watched process. `command` is its command line, secrets already redacted."""
+    """One watched process: what identifies it, the role it fills, and how it is called.
 
-    id: TargetId
-    role: Role
+    Flat, because this is how it stands in `incident.json`; `id` and `role` give the parts. `command` is the
+    command line, secrets already redacted.
+    """
+
+    pid: int
+    start_time: int
+    pid_namespace: int
+    service: str
+    instance: str
+    worker: str
     name: str
     command: tuple[str, ...]
     parent_pid: int | None = None
     python: str | None = None
+
+    @property
+    def id(self) -> TargetId:
+        """Which process it is."""
+        return TargetId(self.pid, self.start_time, self.pid_namespace)
+
+    @property
+    def role(self) -> Role:
+        """The place it fills."""
+        return Role(self.service, self.instance, self.worker)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,33 +19,12 @@ MAX_ARGUMENTS = 1000
 MAX_ARGUMENT = 4096
 
 _SECRET_WORDS = frozenset(
-    {
-        "bearer",
-        "cookie",
-        "creds",
-        "dsn",
-        "jwt",
-        "key",
-        "keys",
-        "otp",
-        "pass",
-        "passcode",
-        "pin",
-        "pwd",
-        "salt",
-    }
-    | {"authorization", "session", "sessionid", "sid", "sig", "signature", "signing"}
+    {"key", "keys", "otp", "pass", "passcode", "pin", "pwd", "salt", "sig", "signature", "signing"}
+    | {"authorization", "bearer", "cookie", "creds", "dsn", "jwt", "session", "sessionid", "sid"}
 )
-_SECRET_PARTS = (
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "apikey",
-    "credential",
-    "privatekey",
-    "accesskey",
+_SECRET_PARTS = (  # also where a name runs its words together
+    *("password", "passwd", "passphrase", "secret", "token", "credential"),
+    *("apikey", "accesskey", "privatekey"),
 )
 _FILE_WORDS = frozenset({"file", "files", "path", "dir", "directory"})
 _NAME_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -191,8 +170,11 @@ def _looks_random(word: str) -> bool:
         if len(part) >= 20 and (digits >= 2 or (digits and part.isupper())):
             return True
     length = sum(map(len, parts))
-    rate = sum(map(_changes, parts)) / length if length >= 20 else 0.0
-    return rate >= 0.27 or (rate >= 0.18 and any(map(str.isdigit, word)))
+    if length < 20:
+        return False
+    rate = sum(map(_changes, parts)) / length
+    capitals = sum(map(str.isupper, word)) / length
+    return (rate >= 0.18 and any(map(str.isdigit, word))) or (rate >= 0.13 and 0.28 <= capitals <= 0.72)
 
 
 def _changes(part: str) -> int:

@@ -90,8 +90,10 @@ def format_duration(seconds: float) -> str:
 
 def format_size(count: float) -> str:
     """Bytes in binary units with three significant figures: `512 B`, `1.5 KiB`, `64.0 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    if abs(count) < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB"):
         count /= 1024
-    raise AssertionError("unreachable: the loop ends at GiB")
+        if abs(count) < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} GiB"

@@ -62,6 +62,13 @@ class Awaits:
         self._kinds: dict[int, str] = {}
         layout = objects.layout
         self._generator = layout.generator
+        # Types that stand between a frame and the coroutine that it waits for, and where they point to it.
+        self._wrapped = {
+            "coroutine_wrapper": layout.generator.wrapped_coroutine,
+            "async_generator_asend": layout.generator.asend_generator,
+            "async_generator_athrow": layout.generator.athrow_generator,
+            "anext_awaitable": layout.generator.anext_wrapped,
+        }
         frame = layout.frame
         if layout.minor >= 11:
             self._frame = fields((frame.code, "Q"), (frame.instr, "Q"), (frame.stacktop, "i"))
@@ -96,15 +103,16 @@ class Awaits:
         """Add the frame of each object of a level to its chain; returns what they wait for."""
         generators: list[tuple[int, bytes]] = []
         owners: list[AwaitChain] = []
-        onward: list[tuple[AwaitChain, int]] = []
+        wrappers: list[tuple[AwaitChain, int]] = []
         heads = self._objects.many([(address, self._head) for _, address in level])
         for (chain, address), head in zip(level, heads, strict=True):
             kind = self._kind(address, head)
             if kind in _GENERATORS and head is not None:
                 generators.append((address, head))
                 owners.append(chain)
-            elif kind in self._wrapped():
-                onward += [(chain, inner) for inner in self._inside(address + self._wrapped()[kind], chain)]
+            elif kind in self._wrapped:
+                wrappers.append((chain, address + self._wrapped[kind]))
+        onward = self._inside(wrappers)
         for chain, found, inner in zip(owners, *self._waits(generators), strict=True):
             if found is None:
                 continue
@@ -115,22 +123,17 @@ class Awaits:
                 onward.append((chain, inner))
         return onward
 
-    def _wrapped(self) -> dict[str, int]:
-        """Types that stand between a frame and the coroutine that it waits for, and where they point to it."""
-        layout = self._generator
-        return {
-            "coroutine_wrapper": layout.wrapped_coroutine,
-            "async_generator_asend": layout.asend_generator,
-            "async_generator_athrow": layout.athrow_generator,
-            "anext_awaitable": layout.anext_wrapped,
-        }
-
-    def _inside(self, address: int, chain: AwaitChain) -> list[int]:
-        try:
-            return [self._objects.word(address)]
-        except UnreadableError:
-            chain.whole = False
-            return []
+    def _inside(self, wrappers: list[tuple[AwaitChain, int]]) -> list[tuple[AwaitChain, int]]:
+        """What the pointers at the given addresses point to."""
+        answer: list[tuple[AwaitChain, int]] = []
+        for (chain, _), word in zip(
+            wrappers, self._objects.many([(at, 8) for _, at in wrappers]), strict=True
+        ):
+            if word is None:
+                chain.whole = False
+            else:
+                answer.append((chain, _WORD.unpack(word)[0]))
+        return answer
 
     def _kind(self, address: int, head: bytes | None) -> str:
         """The name of a built-in type, empty for any other. Objects smaller than `head` may lie at the end of a mapping."""

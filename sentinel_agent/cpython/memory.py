@@ -52,7 +52,7 @@ class Memory(Protocol):
 
 def sane(address: int, size: int) -> bool:
     """Whether a range can be asked for at all."""
-    return 0 < address and 0 < size <= MAX_READ and address + size < _ADDRESS_END
+    return address > 0 and 0 < size <= MAX_READ and address + size < _ADDRESS_END
 
 
 class ProcessMemory:

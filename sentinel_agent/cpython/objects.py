@@ -79,13 +79,13 @@ class Objects:
         """Several str objects in as few calls as can be, None for what is none. At most MAX_TEXT characters each."""
         answer: list[str | None] = [None] * len(addresses)
         rest: list[tuple[int, int, int, int]] = []
-        for i, head in enumerate(self.many([(address, _HEADER) for address in addresses])):
+        for i, head in enumerate(self.many([(address, _HEADER if address else 0) for address in addresses])):
             span = None if head is None else self._text_span(addresses[i], head)
             if head is None or span is None:
                 continue
             start, size, kind = span
             offset = start - addresses[i]
-            if 0 <= offset and offset + size <= len(head):
+            if offset >= 0 and offset + size <= len(head):
                 answer[i] = _decode(head[offset : offset + size], kind)
             else:
                 rest.append((i, start, size, kind))
@@ -118,17 +118,29 @@ class Objects:
         return must_read(self.memory, address + objects.bytes_sval, size) if size else b""
 
     def integer(self, address: int) -> int:
-        """An int of at most 64 bits (Include/cpython/longintrepr.h: digits of 30 bits)."""
+        """An int of at most 64 bits."""
+        (value,) = self.integers([address])
+        if value is None:
+            raise UnreadableError(f"no small int at {address:#x}")
+        return value
+
+    def integers(self, addresses: Sequence[int]) -> list[int | None]:
+        """Several int objects in one call, None for what is none or is longer than 90 bits."""
+        size = self.layout.objects.int_digits + 12
+        heads = self.many([(address, size if address else 0) for address in addresses])
+        return [None if head is None else self._integer(head) for head in heads]
+
+    def _integer(self, head: bytes) -> int | None:
+        """Include/cpython/longintrepr.h: digits of 30 bits, the lowest first; three are read."""
         objects = self.layout.objects
-        head = must_read(self.memory, address + objects.int_size, objects.int_digits - objects.int_size + 12)
-        size = int.from_bytes(head[:8], "little", signed=True)
-        if objects.int_size == objects.ob_size and self.layout.minor < 12:
+        size = int.from_bytes(head[objects.int_size : objects.int_size + 8], "little", signed=True)
+        if self.layout.minor < 12:
             count, negative = abs(size), size < 0
         else:  # lv_tag: the sign in the two lowest bits (2 is negative), the number of digits above the lowest three
             count, negative = size >> 3, size & 3 == 2
         if not 0 <= count <= 3:
-            raise UnreadableError(f"an int of {count} digits at {address:#x}: at most 3 are read")
-        digits = struct.unpack_from("<3I", head, objects.int_digits - objects.int_size)
+            return None
+        digits = struct.unpack_from("<3I", head, objects.int_digits)
         value = sum(digit << 30 * i for i, digit in enumerate(digits[:count]))
         return -value if negative else value
 

@@ -89,6 +89,7 @@ class Tasks:
         self._registries: list[_Registry] = []
         self._without: list[tuple[int, int]] | None = None
         self._c_types: dict[int, bool] = {}
+        self._type_names: dict[int, str] = {}
 
     def count(self) -> int | None:
         """How many tasks are registered, from one small read once the registries are known; None without asyncio."""
@@ -106,6 +107,7 @@ class Tasks:
         if not self._find():
             return TaskDump((), 0, truncated=False)
         self._c_types.clear()
+        self._type_names.clear()
         addresses = [address for registry in self._registries for address in self._members(registry)]
         addresses = list(dict.fromkeys(addresses))
         views: list[TaskView] = []
@@ -213,7 +215,10 @@ class Tasks:
         known = self._c_types.get(type_address)
         if known is None:
             c_tasks = {registry.c_task for registry in self._registries} - {0}
-            known = any(base in c_tasks for base in self._objects.bases(type_address))
+            try:
+                known = any(base in c_tasks for base in self._objects.bases(type_address))
+            except UnreadableError:
+                return False
             self._c_types[type_address] = known
         return known
 
@@ -230,43 +235,41 @@ class Tasks:
         """A task that keeps its parts in its instance dictionary; None for one that is done, and for None itself."""
         objects = self._objects
         type_address = objects.type_of(address)
-        if objects.type_name(type_address) == "NoneType":
+        if self._short_type(type_address) == "NoneType":
             return None
         state, name, coroutine, waiter = objects.attributes(
             address, "_state", "_name", "_coro", "_fut_waiter"
         )
-        if not state or not coroutine:
+        if not coroutine:
             raise UnreadableError(f"the object at {address:#x} is no task as it is known")
-        return (
-            _Raw(name or 0, coroutine, self._unless_none(waiter))
-            if objects.text(state) == "PENDING"
-            else None
-        )
+        # A pending task may have no state of its own: that is its class's default.
+        if state and objects.text(state) != "PENDING":
+            return None
+        return _Raw(name or 0, coroutine, self._unless_none(waiter))
 
     def _unless_none(self, address: int | None) -> int:
-        if not address or self._objects.type_name(self._objects.type_of(address)) == "NoneType":
-            return 0
-        return address
+        return address if address and self._type_of(address) != "NoneType" else 0
 
     def _views(self, raw: list[_Raw], threads: Sequence[ThreadStack]) -> Iterator[TaskView]:
         objects = self._objects
         chains = self._awaits.chains([one.coroutine for one in raw])
-        names = objects.texts([one.name for one in raw])
+        names = self._names([one.name for one in raw])
         at = objects.layout.generator.qualname
         words = objects.many([(one.coroutine + at, 8) for one in raw])
         qualnames = objects.texts([0 if word is None else int.from_bytes(word, "little") for word in words])
-        for one, chain, name, qualname in zip(raw, chains, names, qualnames, strict=True):
+        waits = self._describe([one.waiter for one in raw])
+        for one, chain, name, qualname, waiting_on in zip(raw, chains, names, qualnames, waits, strict=True):
             frames = tuple(chain.frames)
             if chain.running:
                 frames = frames[:-1] + self._running(chain.running, threads, frames[-1])
             state: TaskState = "running" if chain.running else "waiting" if one.waiter else "ready"
             yield TaskView(
-                name if name is not None else self._other_name(one.name),
+                name,
                 state,
                 # What is no coroutine of CPython's own (Cython has its own kind) has no qualified name in that place.
                 qualname if frames and qualname else self._type_of(one.coroutine),
                 frames,
-                self._describe(one.waiter),
+                waiting_on,
                 chain.whole,
             )
 
@@ -278,37 +281,69 @@ class Tasks:
                 return thread.stack.frames[thread.stack.addresses.index(address) :: -1]
         return (own,)
 
-    def _other_name(self, address: int) -> str:
-        """A task that was never asked for its name may keep a number instead (3.13: Modules/_asynciomodule.c)."""
-        try:
-            if self._type_of(address) == "int":
-                return f"Task-{self._objects.integer(address)}"
-        except UnreadableError:
-            pass
-        return ""
+    def _names(self, addresses: Sequence[int]) -> list[str]:
+        """Names of tasks. One that was never asked for its name may keep a number instead (Modules/_asynciomodule.c, 3.13)."""
+        kinds = self._types_of(addresses)
+        names = self._objects.texts(
+            [at if kind == "str" else 0 for at, kind in zip(addresses, kinds, strict=True)]
+        )
+        numbers = self._objects.integers(
+            [at if kind == "int" else 0 for at, kind in zip(addresses, kinds, strict=True)]
+        )
+        return [
+            name if name is not None else "" if number is None else f"Task-{number}"
+            for name, number in zip(names, numbers, strict=True)
+        ]
 
-    def _type_of(self, address: int) -> str:
-        try:
-            return self._objects.type_name(self._objects.type_of(address)).rpartition(".")[2]
-        except UnreadableError:
-            return ""
+    def _types_of(self, addresses: Sequence[int]) -> list[str]:
+        at = self._objects.layout.objects.ob_type
+        words = self._objects.many([(address + at, 8 if address else 0) for address in addresses])
+        return ["" if word is None else self._short_type(int.from_bytes(word, "little")) for word in words]
 
-    def _describe(self, waiter: int) -> str | None:
-        """`Task 'name'` for a task, else the type of what is waited for."""
-        if not waiter:
-            return None
-        objects, task = self._objects, self._objects.layout.task
-        try:
-            type_address = objects.type_of(waiter)
-            data = objects.memory.read(waiter, task.size)
-            if data is not None and self._is_c_task(data):
-                name_address = int.from_bytes(data[task.name : task.name + 8], "little")
-                name = objects.texts([name_address])[0] or self._other_name(name_address)
-                return f"Task {name!r}"
-            kind = objects.type_name(type_address).rpartition(".")[2]
-            if kind in ("Task", "_PyTask"):
-                (found,) = objects.attributes(waiter, "_name")
-                return f"Task {objects.text(found)!r}" if found else kind
-        except UnreadableError:
-            return "?"
-        return kind
+    def _type_of(self, address: int, data: bytes | None = None) -> str:
+        """The short type name of an object, of which `data` may have been read already; empty if it cannot be read."""
+        at = self._objects.layout.objects.ob_type
+        return (
+            self._short_type(int.from_bytes(data[at : at + 8], "little"))
+            if data
+            else self._types_of([address])[0]
+        )
+
+    def _short_type(self, type_address: int) -> str:
+        """A type's name without its module; empty if it cannot be read."""
+        name = self._type_names.get(type_address)
+        if name is None:
+            try:
+                name = self._objects.type_name(type_address).rpartition(".")[2]
+            except UnreadableError:
+                name = ""
+            self._type_names[type_address] = name
+        return name
+
+    def _describe(self, waiters: Sequence[int]) -> Iterator[str | None]:
+        """For each future that a task waits for: `Task 'name'` for a task, else its type."""
+        task = self._objects.layout.task
+        data = self._objects.many([(waiter, task.size if waiter else 0) for waiter in waiters])
+        c_tasks = {i for i, one in enumerate(data) if one is not None and self._is_c_task(one)}
+        name_addresses = [
+            int.from_bytes(one[task.name : task.name + 8], "little")
+            if one is not None and i in c_tasks
+            else 0
+            for i, one in enumerate(data)
+        ]
+        names = self._names(name_addresses)
+        for i, waiter in enumerate(waiters):
+            if i in c_tasks:
+                yield f"Task {names[i]!r}"
+            else:
+                yield self._describe_other(waiter, data[i]) if waiter else None
+
+    def _describe_other(self, waiter: int, data: bytes | None) -> str:
+        kind = self._type_of(waiter, data)
+        if kind in ("Task", "_PyTask"):
+            try:
+                (name,) = self._objects.attributes(waiter, "_name")
+                return f"Task {self._objects.text(name)!r}" if name else kind
+            except UnreadableError:
+                return kind
+        return kind or "?"

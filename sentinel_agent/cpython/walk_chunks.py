@@ -10,7 +10,6 @@ generators are executing, and it ends there. A frame reused while it was read br
 
 from __future__ import annotations
 
-
 from typing import TYPE_CHECKING
 
 from sentinel_agent.cpython.frames import (

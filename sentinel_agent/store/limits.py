@@ -43,6 +43,9 @@ def stored_limits(store: Store) -> list[LimitRecord]:
     for key, content in store.limits().items():
         try:
             found[key] = msgspec.json.decode(content, type=LimitRecord)
-        except msgspec.MsgspecError as error:
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # msgspec's errors are ValueErrors, bad UTF-8 is another
             log.warning("the limit record of %s is damaged and left out: %s", "/".join(key), error)
     return list(found.values())

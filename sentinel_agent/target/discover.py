@@ -48,8 +48,12 @@ class Process:
     def target(self, role: Role, command: tuple[str, ...]) -> Target:
         """The target to watch; `command` is the command line with its secrets redacted."""
         return Target(
-            id=self.id,
-            role=role,
+            pid=self.id.pid,
+            start_time=self.id.start_time,
+            pid_namespace=self.id.pid_namespace,
+            service=role.service,
+            instance=role.instance,
+            worker=role.worker,
             name=self.name,
             command=command,
             parent_pid=self.parent_pid,
@@ -92,36 +96,6 @@ def describe(proc: ProcDir) -> Process:
     """
     stat = proc.stat()
     return Process(identity_of(proc), stat.name, proc.command(), stat.parent_pid, python_of(proc))
-
-
-def find(pattern: re.Pattern[str], root: Path = ROOT, *, own_pid: int | None = None) -> list[Process]:
-    """The Python processes whose command line (arguments joined by spaces, 4096 bytes) matches.
-
-    Left out: the agent, its ancestors (a shell or sudo whose own command line holds the pattern), its
-    children, other agents, what is not Python, and what may not be looked at.
-
-    Raises:
-        NotPermittedError: processes match, and none of them may be looked at.
-    """
-    excluded = Excluded(root, own_pid)
-    found: list[Process] = []
-    refused = 0
-    for pid in pids(root):
-        if pid in excluded.pids:
-            continue
-        try:
-            process = matching(pid, pattern, root)
-        except PermissionError:
-            refused += 1
-            continue
-        if process and not excluded.covers(process):
-            found.append(process)
-    if refused and not found:
-        raise NotPermittedError(
-            f"{refused} matching process{'es are' if refused > 1 else ' is'} there, but this user may not look into them",
-            hint=ACCESS_HINT,
-        )
-    return found
 
 
 class Excluded:

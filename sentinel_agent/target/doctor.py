@@ -46,10 +46,10 @@ def examine(pid: int | None = None, root: Path = ROOT) -> list[Check]:
     return checks + (list(_process(pid, root)) if pid is not None else [])
 
 
-def find_py_spy() -> str | None:
-    """The py-spy program: beside this interpreter, where pip puts it, else on PATH."""
-    beside = Path(sys.executable).parent / "py-spy"
-    return str(beside) if os.access(beside, os.X_OK) else shutil.which("py-spy")
+def find_py_spy(executable: str | None = None, path: str | None = None) -> str | None:
+    """The py-spy program: beside the interpreter, where pip puts it, else on PATH (`path`, or the environment's)."""
+    beside = Path(executable or sys.executable).parent / "py-spy"
+    return str(beside) if os.access(beside, os.X_OK) else shutil.which("py-spy", path=path)
 
 
 def has_ptrace_capability(root: Path = ROOT) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sentinel_agent.capture.base import CapturePlan, Series, SeriesWindow
 from sentinel_agent.core.model import Role, Target, TargetId
 from sentinel_agent.target.identity import identify
+from sentinel_agent.testing import make_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,7 @@ def target_of(pid: int) -> Target:
 
 
 def made_target(identity: TargetId) -> Target:
-    return Target(identity, Role("shop", "here"), "service.py", ("python", "service.py"))
+    return make_target(identity, Role("shop", "here"), name="service.py")
 
 
 def window() -> SeriesWindow:

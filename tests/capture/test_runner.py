@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from pathlib import Path
 
-    from tests.conftest import FakeClock
+    from sentinel_agent.testing import FakeClock
 
 ONE, TWO = made_target(TargetId(1, 1)), made_target(TargetId(2, 1))
 

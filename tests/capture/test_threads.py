@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentinel_agent.capture.child import Finished, running
@@ -80,6 +80,7 @@ def parsed(document: Any) -> Stacks:
     return _parse(ME, Finished(0, msgspec.json.encode(document), b"", b""))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from(HOSTILE), st.sampled_from(HOSTILE), st.sampled_from(HOSTILE))
 def test_hostile_names_become_a_document_and_a_record(name: str, file: str, thread: str) -> None:
     """py-spy writes valid UTF-8; a lone surrogate can only reach us as an escape, and is refused."""
@@ -94,6 +95,7 @@ def test_hostile_names_become_a_document_and_a_record(name: str, file: str, thre
 json_values = st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from(sorted(THREAD)), json_values)
 def test_a_dump_of_another_form_is_read_or_refused(key: str, value: Any) -> None:
     with suppress(PeerError):

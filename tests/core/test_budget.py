@@ -13,7 +13,7 @@ def test_each_bound_refuses_in_words() -> None:
     """Concurrency first, then incidents, then bytes; the setting is named."""
     budget = Budget(concurrency=1, incidents_per_hour=2, bytes_per_hour=1000)
     assert budget.admit(0) is None
-    assert budget.admit(0) == "1 captures are under way already (capture.concurrency 1)"
+    assert budget.admit(0) == "1 incidents are under way already"
     budget.finished(1, 999)
     assert budget.admit(2) is None
     budget.finished(3, 0)

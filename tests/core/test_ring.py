@@ -40,10 +40,11 @@ def test_the_oldest_reading_is_overwritten_and_order_is_that_of_arrival() -> Non
     assert ring.statistics() == RingStatistics(10, 10, 240, 1, 0)
 
 
-@given(st.integers(1, 7), st.lists(st.integers(0, 5), max_size=30), st.integers(-5, 120))
-def test_a_window_holds_what_a_list_would(capacity: int, steps: list[int], since: int) -> None:
+@given(st.integers(1, 7), st.lists(st.integers(0, 3), max_size=20), st.integers(-2, 15))
+def test_a_window_holds_what_a_list_would(capacity: int, steps: list[int], back: int) -> None:
     """With a clock that only goes on, a window is the stored readings at or after its beginning."""
     times = [float(sum(steps[: index + 1])) for index in range(len(steps))]
+    since = sum(steps) - back
     ring = ring_of(times, capacity)
     stored = list(enumerate(times))[-capacity:]
     assert list(ring.window(since)) == [float(index) for index, time in stored if time >= since]
@@ -58,6 +59,19 @@ def test_a_clock_that_jumps_back_keeps_the_window_as_long_as_it_was() -> None:
     assert list(ring.window(51 - 1)) == [3, 4, 5]  # 103 and 50 count as the same moment
     assert ring.statistics().jumps_back == 1
     assert ring.newest_time == 51
+
+
+def test_a_window_may_begin_at_any_reading_of_a_ring_that_was_written_round() -> None:
+    """Also at the one beside the seam: 5 readings into 3 places leave 2, 3, 4."""
+    ring = ring_of([0, 1, 2, 3, 4], capacity=3)
+    assert [list(ring.window(since)) for since in (1, 2, 2.5, 3, 4, 5)] == [
+        [2, 3, 4],
+        [2, 3, 4],
+        [3, 4],
+        [3, 4],
+        [4],
+        [],
+    ]
 
 
 def test_a_clock_that_jumps_forward_leaves_old_readings_out() -> None:

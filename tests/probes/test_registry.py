@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
 
+import msgspec
 import pytest
 
 from sentinel_agent.core.model import Reading
@@ -140,9 +141,7 @@ def test_infinite_values_and_endless_answers_are_cut(monkeypatch: pytest.MonkeyP
 def test_a_process_that_is_not_the_target_has_no_probes() -> None:
     """The pid is there with another start time: refused before anything is read."""
     target = target_of(os.getpid())
-    other = type(target)(
-        id=type(target.id)(target.id.pid, target.id.start_time + 1), role=target.role, name="x", command=()
-    )
+    other = msgspec.structs.replace(target, start_time=target.start_time + 1)
     with pytest.raises(ProcessLookupError):
         build_probes(other, load_registry([]))
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentinel_agent.errors import PeerError
@@ -83,6 +83,7 @@ def stacks_of(record: ProfileRecord) -> Counter[Any]:
     return found
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records())
 def test_another_reader_finds_every_stack_with_its_thread_count_and_time(record: ProfileRecord) -> None:
     profile = read(pprof.encode(record))
@@ -109,6 +110,7 @@ def test_another_reader_finds_every_stack_with_its_thread_count_and_time(record:
     assert [text[index] for index in profile.comment] == [record.source, f"lost samples: {record.lost}"]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records())
 def test_reading_back_gives_the_merged_record(record: ProfileRecord) -> None:
     """All but the timeline survives: stacks, threads, states, counts, times, source and losses."""
@@ -122,6 +124,7 @@ def test_reading_back_gives_the_merged_record(record: ProfileRecord) -> None:
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records())
 def test_the_same_record_gives_the_same_bytes(record: ProfileRecord) -> None:
     assert pprof.encode(record) == pprof.encode(record)
@@ -155,6 +158,7 @@ def test_a_foreign_profile_is_read() -> None:
     assert (sample.count, sample.weight, sample.on_cpu) == (4, 50e-9, None)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=300))
 def test_garbage_is_refused_by_one_error_and_no_other(data: bytes) -> None:
     for attempt in (data, gzip.compress(data), b"\x1f\x8b" + data):
@@ -167,6 +171,7 @@ def test_what_is_no_profile_is_called_so() -> None:
         pprof.decode(b"")
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records(), st.data())
 def test_a_damaged_profile_is_read_or_refused(record: ProfileRecord, data: st.DataObject) -> None:
     """Flipping any byte of the plain message raises nothing but PeerError."""

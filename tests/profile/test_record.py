@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from sentinel_agent.profile.record import (
     CUT,
@@ -30,6 +30,7 @@ def builder() -> RecordBuilder:
     return RecordBuilder(start=1000.0, period=0.01, source="test")
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(names)
 def test_a_clean_name_is_bounded_utf8_and_cleaning_it_again_changes_nothing(name: str) -> None:
     clean = clean_name(name)
@@ -47,6 +48,7 @@ def test_a_lone_surrogate_is_written_out() -> None:
     assert clean_name("ok \udcff") == "ok \\udcff"
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(names, names, integers)
 def test_the_builder_accepts_any_name_and_number(name: str, file: str, number: int) -> None:
     """No hostile name, line or thread id raises."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentinel_agent.errors import PeerError
@@ -68,6 +68,7 @@ def check_format(document: Any) -> None:
         assert all(0 <= index < len(frames) for stack in profile["samples"] for index in stack)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records())
 def test_the_file_keeps_every_rule_of_the_format(record: ProfileRecord) -> None:
     document = json.loads(speedscope.encode(record))
@@ -99,6 +100,7 @@ def content(record: ProfileRecord, *, timed: bool) -> list[Any]:
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records(uniform_state=True))
 def test_reading_back_gives_the_record(record: ProfileRecord) -> None:
     """Stacks, threads, times to the nanosecond, and the state where it is one for all."""
@@ -156,6 +158,7 @@ def test_a_file_that_breaks_the_format_is_refused_with_the_place(
     assert words in caught.value.message
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.one_of(st.binary(max_size=200), st.just(b"[" * 100_000), st.just(b'{"profiles":' * 10_000)))
 def test_garbage_is_refused_by_one_error_and_no_other(data: bytes) -> None:
     with pytest.raises(PeerError, match="not a speedscope file"):
@@ -169,6 +172,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.data())
 def test_a_file_with_any_other_value_in_any_place_is_read_or_refused(data: st.DataObject) -> None:
     document: Any = json.loads(json.dumps(PY_SPY))

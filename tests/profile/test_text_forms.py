@@ -7,7 +7,7 @@ import unicodedata
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentinel_agent.profile import collapsed, svg, text
@@ -40,6 +40,7 @@ def unescape(text: str) -> str:
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(names)
 def test_printable_text_can_be_turned_back_and_controls_nothing(name: str) -> None:
     shown = printable(name, also=";")
@@ -62,6 +63,7 @@ def test_folded_stacks_are_root_first_with_the_thread_in_front() -> None:
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records())
 def test_folded_stacks_can_be_read_back_whatever_the_names(record: ProfileRecord) -> None:
     """A reader that splits at line ends, the last space and `;` finds every stack with its count."""
@@ -89,6 +91,7 @@ def boxes(data: bytes) -> list[tuple[str, float, float, float]]:
     return found
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records(), names)
 def test_the_flame_graph_is_sound_xml_without_anything_active(record: ProfileRecord, title: str) -> None:
     data = svg.encode(record, title=title)
@@ -186,6 +189,7 @@ def test_a_deep_stack_is_shown_in_part() -> None:
     assert "... 60 more frames" in text.format_stacks(made.build())
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(records(), st.sampled_from([1, 10, None]))
 def test_nothing_in_the_text_can_steer_a_terminal(record: ProfileRecord, limit: int | None) -> None:
     for written in (text.format_hottest(record, limit or 100), text.format_stacks(record, limit)):

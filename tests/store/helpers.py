@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sentinel_agent.config.settings import StoreSettings
-from sentinel_agent.core.model import Artifact, Incident, Role, Target, TargetId, Window
+from sentinel_agent.core.model import Artifact, Incident, Role, TargetId, Window
+from sentinel_agent.testing import make_target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +25,12 @@ def incident_of(incident_id: str, artifacts: tuple[Artifact, ...] = (), **change
     incident = Incident(
         id=incident_id,
         rule="cpu-spike",
-        target=Target(
-            TargetId(4711, 123), Role("gateway", "host-a"), "python", ("python", "gateway.py"), 1, "3.11"
+        target=make_target(
+            TargetId(4711, 123),
+            Role("gateway", "host-a"),
+            command=("python", "gateway.py"),
+            parent_pid=1,
+            python="3.11",
         ),
         reason="above_abs",
         summary="CPU 95.0 % is above 90 %",

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_agent.core.model import Role, Target, TargetId
+from sentinel_agent.core.model import Role, TargetId
 from sentinel_agent.errors import StoreError
 from sentinel_agent.store.files import Files
 from sentinel_agent.store.folder import encode_incident
 from sentinel_agent.store.index import IncidentFilter, Index
 from sentinel_agent.store.store import Store
+from sentinel_agent.testing import make_target
 from tests.store.helpers import SETTINGS, START, incident_of, save
 
 if TYPE_CHECKING:
@@ -222,9 +223,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Index:
     for number, (rule, target, time) in enumerate(ROWS):
         incident_id = f"20231114T2213{number:02}.000Z-0000"
         role = Role(*target.split("/"))
-        incident = incident_of(
-            incident_id, rule=rule, time=time, target=Target(TargetId(1, 1), role, "python", ())
-        )
+        incident = incident_of(incident_id, rule=rule, time=time, target=make_target(TargetId(1, 1), role))
         folder = base / "incidents" / incident_id
         folder.mkdir(parents=True)
         document = encode_incident(incident)

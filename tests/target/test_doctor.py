@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +15,6 @@ from sentinel_agent.target.discover import children
 from sentinel_agent.target.doctor import Check, examine, find_py_spy
 from sentinel_agent.target.identity import identify
 from tests.target.fakeproc import FakeProc, executable, line, running, started
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def _by_name(checks: list[Check]) -> dict[str, Check]:
