@@ -34,7 +34,7 @@ def test_bytes_of_the_last_hour_count() -> None:
 
 def test_an_end_without_a_beginning_is_a_fault_of_the_program() -> None:
     """Else the count of those under way would go below zero."""
-    with pytest.raises(ValueError, match="no admitted capture"):
+    with pytest.raises(ValueError, match="no admitted incident"):
         Budget(concurrency=1, incidents_per_hour=1, bytes_per_hour=1).finished(0, 0)
 
 

@@ -1,0 +1,297 @@
+"""Run by the interpreters under test (3.8 and later): makes a scene, writes down what is true of it, then holds still.
+
+One JSON line goes to stdout when every thread but the reporter is blocked. The reporter then waits for its stdin to close.
+Truth comes from the interpreter itself: `sys._current_frames()`, `asyncio.all_tasks()`, `cr_await` and its kin.
+"""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import json
+import os
+import sys
+import threading
+import time
+
+GATE = threading.Lock()
+GATE.acquire()
+LOOPS = []
+DEPTH = 500
+
+
+def hold():
+    GATE.acquire()
+
+
+# Scenes without asyncio ---------------------------------------------------------------------------------------------
+
+
+def plain():
+    def inner(a, b=(1, 2), *c, **d):
+        return [hold() for _ in range(3)]
+
+    inner(
+        1,
+        b=2,
+    )
+
+
+def recursion(depth=DEPTH):
+    if depth:
+        return recursion(depth - 1)
+    return hold()
+
+
+class Builder:
+    def __init__(self):
+        self.value = self.prop
+
+    @property
+    def prop(self):
+        return hold()
+
+
+def sorted_with_key():
+    sorted([3, 1, 2], key=lambda item: functools.reduce(lambda a, b: Builder(), [1, 2]))
+
+
+def yielding(depth):
+    if depth:
+        yield from yielding(depth - 1)
+    else:
+        yield hold()
+
+
+@contextlib.contextmanager
+def manager():
+    yield 1
+    exec(compile("def made():\n\n    return hold()\nmade()", "<made\u00e9 \U0001f600>", "exec"), {"hold": hold})
+
+
+def generators():
+    next(yielding(1))  # a generator that has been left before this scene's own
+    sum(value for value in (len(list(yielding(5))) for _ in range(2)))
+
+
+def unwinding():
+    class Last:
+        def __del__(self):
+            with manager():
+                pass
+
+    try:
+        keep = Last()
+        raise ValueError(keep)
+    except ValueError as error:
+        error.__traceback__ = None
+        del error
+        keep = None
+
+
+def many_threads():
+    scenes = [plain, sorted_with_key, unwinding, Builder, functools.partial(recursion, 40)]
+    for i in range(20):
+        threading.Thread(target=scenes[i % len(scenes)], name="worker \u00fc %d" % i, daemon=True).start()
+    plain()
+
+
+# Scenes with asyncio ------------------------------------------------------------------------------------------------
+
+
+async def nested(depth, event):
+    if depth:
+        return await nested(depth - 1, event)
+    return await event.wait() if event else hold()
+
+
+async def agen(event):
+    await nested(2, event)
+    yield 1
+
+
+async def through_agen(event):
+    async for _ in agen(event):
+        pass
+
+
+class Awaitable:
+    def __init__(self, event):
+        self.event = event
+
+    def __await__(self):
+        return (yield from nested(1, self.event).__await__())
+
+
+async def through_awaitable(event):
+    async with contextlib.AsyncExitStack():
+        await Awaitable(event)
+
+
+async def awaits_task(task):
+    await task
+
+
+async def awaits_many(tasks):
+    await asyncio.gather(*tasks)
+
+
+async def not_started():
+    pass
+
+
+async def finishes():
+    return 1
+
+
+class OwnTask(asyncio.Task):
+    pass
+
+
+async def nested_running():
+    await nested(30, None)
+
+
+async def make_tasks(count=100, block=True):
+    loop = asyncio.get_running_loop()
+    LOOPS.append(loop)
+    event = asyncio.Event()
+    kinds = [functools.partial(nested, 30), through_agen, through_awaitable]
+    tasks = [loop.create_task(kinds[i % 3](event)) for i in range(count)]
+    tasks.append(asyncio.create_task(awaits_task(tasks[0]), name="named \u00e9\U0001f600"))
+    tasks.append(loop.create_task(awaits_many(tasks[1:4])))
+    tasks.append(OwnTask(through_agen(event), loop=loop))
+    tasks.append(asyncio.tasks._PyTask(through_awaitable(event), loop=loop))
+    tasks.append(asyncio.tasks._PyTask(awaits_task(tasks[-1]), loop=loop))
+    if sys.version_info >= (3, 12):
+        tasks.append(asyncio.Task(through_agen(event), loop=loop, eager_start=True))
+    done = asyncio.create_task(finishes())
+    shielded = asyncio.ensure_future(asyncio.shield(tasks[5]))
+    await asyncio.sleep(0.01)
+    tasks += [done, shielded, asyncio.create_task(not_started())]
+    if block:
+        # In a callback of the loop, with no task running.
+        loop.call_soon(hold)
+        await event.wait()
+    else:
+        await nested(3, None)
+
+
+def run_loop(block=True):
+    asyncio.run(make_tasks(block=block))
+
+
+def several_loops():
+    for _ in range(3):
+        threading.Thread(target=run_loop, daemon=True).start()
+    run_loop()
+
+
+SCENES = {
+    "plain": plain,
+    "recursion": recursion,
+    "sorted_with_key": sorted_with_key,
+    "generators": generators,
+    "unwinding": unwinding,
+    "threads": many_threads,
+    "nested": lambda: asyncio.run(nested_running()),
+    "tasks": run_loop,
+    "running_task": lambda: run_loop(block=False),
+    "loops": several_loops,
+}
+QUIET_THREADS = {"threads": 21, "loops": 4}
+
+
+# The truth ----------------------------------------------------------------------------------------------------------
+
+
+def place(frame):
+    code = frame.f_code
+    return [getattr(code, "co_qualname", code.co_name), code.co_filename, frame.f_lineno]
+
+
+def stack(frame):
+    frames = []
+    while frame is not None:
+        frames.append(place(frame))
+        frame = frame.f_back
+    return frames
+
+
+def inside(awaited):
+    """The generator or coroutine inside an object of C that hides it."""
+    return next((o for o in gc.get_referents(awaited) if hasattr(o, "cr_frame") or hasattr(o, "ag_frame")), None)
+
+
+def await_chain(awaited, current):
+    """Frames from the task's coroutine on; for one that runs, on to the innermost frame of its thread."""
+    frames = []
+    while awaited is not None:
+        for prefix in ("cr", "gi", "ag"):
+            if hasattr(awaited, prefix + "_frame"):
+                frame = getattr(awaited, prefix + "_frame")
+                if frame is None:
+                    return frames
+                if getattr(awaited, prefix + "_running"):
+                    for leaf in current.values():
+                        run = []
+                        while leaf is not None and leaf is not frame:
+                            run.append(place(leaf))
+                            leaf = leaf.f_back
+                        if leaf is frame:
+                            return frames + [place(frame)] + run[::-1]
+                frames.append(place(frame))
+                awaited = getattr(awaited, prefix + "_await", None) or getattr(awaited, prefix + "_yieldfrom", None)
+                break
+        else:
+            awaited = inside(awaited)
+    return frames
+
+
+def waiting_on(task):
+    future = task._fut_waiter
+    if future is None:
+        return None
+    if isinstance(future, (asyncio.Task, asyncio.tasks._PyTask)):
+        return "Task %r" % future.get_name()
+    return type(future).__name__
+
+
+def tasks(current):
+    found = []
+    for loop in LOOPS:
+        for task in asyncio.all_tasks(loop):
+            coroutine = task.get_coro()
+            found.append(
+                [task.get_name(), coroutine.__qualname__, await_chain(coroutine, current), waiting_on(task)]
+            )
+    return found
+
+
+def truth():
+    own = threading.get_ident()
+    current = {ident: frame for ident, frame in sys._current_frames().items() if ident != own}
+    stacks = {str(ident): stack(frame) for ident, frame in current.items()}
+    threads = {str(t.ident): [t.name, t.native_id] for t in threading.enumerate()}
+    return {"version": list(sys.version_info[:3]), "stacks": stacks, "threads": threads, "tasks": tasks(current)}
+
+
+def report(expected):
+    last = None
+    while True:
+        found = truth()
+        held = [frames for frames in found["stacks"].values() if frames[0][0] == "hold"]
+        if len(held) == expected == len(found["stacks"]) and found == last:
+            break
+        last = found
+        time.sleep(0.02)
+    os.write(1, json.dumps(found).encode() + b"\n")
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    name = sys.argv[1]
+    sys.setrecursionlimit(5000)
+    threading.Thread(target=report, args=(QUIET_THREADS.get(name, 1),), daemon=True).start()
+    SCENES[name]()
