@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sentinel_agent.config.watch import Reloader
     from sentinel_agent.core.decision import Decision
     from sentinel_agent.core.event import Event
+    from sentinel_agent.core.limits import LimitRecord
     from sentinel_agent.core.model import Reading
     from sentinel_agent.core.rule import Rule
     from sentinel_agent.sampler import TargetSeries
@@ -53,6 +54,7 @@ UNDER_WAY_AT_MOST = 32
 """Incidents at once, those that wait for a turn included; more are refused and counted."""
 
 _TROUBLES_KEPT = 100
+OPEN_SECONDS = 0.25
 RELOAD_SECONDS = 1.0
 STATUS_SECONDS = 1.0
 
@@ -60,7 +62,8 @@ STATUS_SECONDS = 1.0
 class Agent:
     """Watches what `request` names, by the rules and settings in force, until it is told to stop.
 
-    `tell` gets every event, on the agent's own thread; it must not block.
+    `tell` gets every event, on the agent's own thread; it must not block. If it raises OSError, nobody listens any
+    more: the run ends in order and raises it. Any other exception of it is logged, and watching goes on.
     """
 
     def __init__(
@@ -83,6 +86,8 @@ class Agent:
         self._clock = clock
         self._listener = tell
         self._refused_text: str | None = None
+        self._unheard: OSError | None = None
+        self._stop = asyncio.Event()
         self._troubles: Counter[str] = Counter()
         self._disk = DiskThread()
         self._registry = load_registry()
@@ -112,8 +117,14 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until `stop` is set, or until everything that was asked for has ended.
 
-        Incidents under way are then given `DRAIN_SECONDS` to be sealed and are discarded whole after that.
+        Incidents under way are then given `DRAIN_SECONDS` to be sealed and are discarded whole after that. An agent
+        runs once.
+
+        Raises:
+            StoreError: the limits cannot be read at the start.
+            OSError: nobody listens any more.
         """
+        self._stop = stop
         try:
             self._engine.load_limits(await self._disk(stored_limits, self._store))
             await self._watchlist.scan()
@@ -128,16 +139,20 @@ class Agent:
                     ),
                     group.create_task(self._every(self._reload, lambda: RELOAD_SECONDS)),
                     group.create_task(self._every(self._publish, lambda: STATUS_SECONDS)),
+                    group.create_task(self._every(self._open_readers, lambda: OPEN_SECONDS)),
                     group.create_task(self._stop_when_finished(stop)),
                 ]
                 await stop.wait()
                 for loop in loops:
                     loop.cancel()
                 await self._drain()
+                await self._keep_limits(self._engine.changed_limits())  # the cooldowns that began just now
         finally:
             self._watchlist.close()
             await self._disk(self._status.withdraw)
             self._disk.close()
+        if self._unheard is not None:
+            raise self._unheard
 
     async def _every(
         self, work: Callable[[], Coroutine[None, None, None]], seconds: Callable[[], float]
@@ -149,9 +164,8 @@ class Agent:
                 await work()
             except SentinelError as error:
                 self._trouble(error.message)
-            except Exception as error:
-                log.exception("internal fault")
-                self._trouble(f"internal fault, please report it: {type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next round must come
+                self._internal_fault(error)
 
     async def _stop_when_finished(self, stop: asyncio.Event) -> None:
         while not self._watchlist.finished:
@@ -172,6 +186,12 @@ class Agent:
     # -- ticking ---------------------------------------------------------------------------------------------
 
     def _on_tick(self, now: float, series: TargetSeries, readings: Mapping[str, Reading]) -> None:
+        try:
+            self._judge(now, series, readings)
+        except Exception as error:  # noqa: BLE001 - a fault with one target must not hide the others
+            self._internal_fault(error)
+
+    def _judge(self, now: float, series: TargetSeries, readings: Mapping[str, Reading]) -> None:
         role = series.target.role
         decisions = self._engine.tick(role, now, readings, series.rings)
         self._status.note(series.target, decisions)
@@ -196,20 +216,20 @@ class Agent:
     async def _make_incident(self, firing: Firing, series: TargetSeries) -> None:
         try:
             await self._responder.respond(firing, series)
-        except Exception as error:
-            log.exception("internal fault")
-            self._trouble(f"internal fault in an incident, please report it: {type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - the other incidents must be saved
+            self._internal_fault(error)
         finally:
             self._engine.capture_finished(series.target.role, firing.rule, self._clock.wall())
 
     async def _after_tick(self) -> None:
-        changed = self._engine.changed_limits()
-        if changed:
-            self._group.create_task(self._keep_limits(encode_limits(changed)))
+        if changed := self._engine.changed_limits():
+            self._group.create_task(self._keep_limits(changed))
 
-    async def _keep_limits(self, records: dict[tuple[str, str], bytes]) -> None:
+    async def _keep_limits(self, changed: list[LimitRecord]) -> None:
+        if not changed:
+            return
         try:
-            await self._disk(self._store.put_limits, records)
+            await self._disk(self._store.put_limits, encode_limits(changed))
         except StoreError as error:
             self._trouble(
                 f"limits are kept in memory only, and will be forgotten at a restart: {error.message}"
@@ -241,6 +261,10 @@ class Agent:
         if settings.capture != before.settings.capture:
             self._responder.runner = CaptureRunner(self._captures, settings.capture, clock=self._clock)
             self._responder.window_before = settings.capture.window_before
+            self._responder.budget.rebound(
+                incidents_per_hour=settings.capture.max_incidents_per_hour,
+                bytes_per_hour=settings.capture.max_bytes_per_hour,
+            )
         changes = _changed_rules(before, loaded)
         for name in ("sampler", "capture", "store"):
             if getattr(settings, name) != getattr(before.settings, name):
@@ -249,6 +273,12 @@ class Agent:
             if getattr(settings, name) != getattr(before.settings, name):
                 changes.append(f"settings of {name} (in force after a restart)")
         return tuple(changes)
+
+    async def _open_readers(self) -> None:
+        """Open what is not open yet, one after the other, in a thread: it takes tens of milliseconds each."""
+        for series in tuple(self._sampler.targets.values()):
+            if series.reader.wanted:
+                await asyncio.to_thread(series.reader.open)
 
     async def _publish(self) -> None:
         reloader = self._reloader
@@ -266,12 +296,27 @@ class Agent:
         if isinstance(event, TargetGone):
             self._engine.forget(event.target.role)
             self._status.forget(event.target)
-        known_or_room = isinstance(event, Trouble) and (
-            event.what in self._troubles or len(self._troubles) < _TROUBLES_KEPT
-        )
-        if isinstance(event, Trouble) and known_or_room:
-            self._troubles[event.what] += 1
-        self._listener(event)
+        if isinstance(event, Trouble):
+            if event.what in self._troubles:  # told already: it is counted, and in the status
+                self._troubles[event.what] += 1
+                return
+            if len(self._troubles) < _TROUBLES_KEPT:
+                self._troubles[event.what] = 1
+        if self._unheard is not None:
+            return
+        try:
+            self._listener(event)
+        except OSError as error:
+            self._unheard = error
+            self._stop.set()
+        except Exception:
+            log.exception("an event could not be told: %s", type(event).__name__)
+
+    def _internal_fault(self, error: Exception) -> None:
+        what = f"internal fault, please report it: {type(error).__name__}: {error}"
+        if what not in self._troubles:
+            log.error("internal fault", exc_info=error)
+        self._trouble(what)
 
     def _trouble(self, what: str) -> None:
         self._tell(Trouble(self._clock.wall(), what))

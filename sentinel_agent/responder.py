@@ -97,7 +97,7 @@ class Responder:
     async def respond(self, firing: Firing, series: TargetSeries) -> Incident | None:
         """The sealed incident, or None if nothing was kept; the reason is told and counted.
 
-        Cancelling it discards what was not sealed yet.
+        Cancelling it discards the incident whole; one that is just being sealed is still returned.
         """
         refusal = self.budget.admit(self.clock.monotonic())
         if refusal is not None:
@@ -106,7 +106,7 @@ class Responder:
         size = 0
         try:
             incident_id = await self.disk(self.store.new_id, firing.time)
-            writer = await self.disk(self.store.begin, incident_id)
+            writer = await self._begin(incident_id)
             self.tell(
                 IncidentOpened(self.clock.wall(), incident_id, firing.rule, series.target, firing.summary)
             )
@@ -120,12 +120,25 @@ class Responder:
         except SentinelError as error:
             self._lost(firing, series.target, error.message)
             return None
+        except asyncio.CancelledError:
+            self._lost(firing, series.target, "it was ended before its captures were")
+            raise
         finally:
             self.budget.finished(self.clock.monotonic(), size)
         self.statistics.sealed += 1
         folder = str(self.store.data_dir / "incidents" / incident.id)
         self.tell(IncidentSealed(self.clock.wall(), incident, folder))
         return incident
+
+    async def _begin(self, incident_id: str) -> IncidentWriter:
+        """The writer. A folder whose making had begun when this was cancelled is removed again."""
+        beginning = asyncio.ensure_future(self.disk(self.store.begin, incident_id))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            writer = await beginning
+            await self.disk(writer.discard)
+            raise
 
     async def _write(self, firing: Firing, series: TargetSeries, writer: IncidentWriter) -> Incident:
         wanted = () if firing.spared else firing.captures
@@ -149,7 +162,13 @@ class Responder:
         else:
             reports = captured.reports
         window = Window(taken.start, taken.end)
-        return await self.disk(self._seal, firing, series.target, writer, window, captured, reports)
+        sealing = asyncio.ensure_future(
+            self.disk(self._seal, firing, series.target, writer, window, captured, reports)
+        )
+        try:
+            return await asyncio.shield(sealing)
+        except asyncio.CancelledError:  # everything is captured: sealing it takes no longer than removing it
+            return await sealing
 
     def _seal(
         self,

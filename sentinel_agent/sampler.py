@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.clock import Clock
     from sentinel_agent.core.model import Reading, Target
+    from sentinel_agent.cpython.live import LiveReader
     from sentinel_agent.probes.registry import ProbeSet
 
 
@@ -50,6 +51,11 @@ class TargetSeries:
     def metrics(self) -> frozenset[str]:
         """The metrics that this target's probes publish."""
         return frozenset(self.rings)
+
+    @property
+    def reader(self) -> LiveReader:
+        """The reader of the target's memory, which the probes use once it is open."""
+        return self._set.subject.reader
 
     def read(self, moment: Moment) -> dict[str, Reading]:
         """Read every probe once; what failed is in the readings as an error and counted."""
@@ -104,7 +110,7 @@ class Sampler:
         """Read every target once and hand its readings on."""
         started = self._clock.monotonic()
         for series in tuple(self.targets.values()):
-            moment = Moment(wall=self._clock.wall(), monotonic=self._clock.monotonic())
+            moment = Moment(self._clock.wall(), self._clock.monotonic(), late)
             readings = series.read(moment)
             self._on_tick(moment.wall, series, readings)
         self._ticks += 1

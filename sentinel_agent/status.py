@@ -17,6 +17,7 @@ from sentinel_agent.core.decision import Decision
 from sentinel_agent.core.limits import LimitRecord
 from sentinel_agent.core.metrics import METRICS, Metric
 from sentinel_agent.core.model import Role, Target
+from sentinel_agent.core.redact import redact_command
 from sentinel_agent.core.rule import Rule
 from sentinel_agent.store import status as files
 from sentinel_agent.store.owner import this_process
@@ -123,7 +124,7 @@ class StatusWriter:
             version=__version__,
             started=self._started,
             time=now,
-            command=tuple(sys.argv),
+            command=_own_command(),
             targets=tuple(
                 TargetState(
                     each.target,
@@ -159,6 +160,11 @@ class StatusWriter:
     def withdraw(self) -> None:
         """The agent ends in order: its status is no longer true."""
         files.withdraw(self._data_dir, self._owner.pid, self._owner.start_time)
+
+
+def _own_command() -> tuple[str, ...]:
+    """How the agent was started; `run` has the command line of a target in it, with its secrets."""
+    return tuple(word.encode("utf-8", "backslashreplace").decode() for word in redact_command(sys.argv))
 
 
 def known_metrics(published: Iterable[str]) -> dict[str, Metric]:

@@ -68,6 +68,7 @@ class Watchlist:
         self._exits: dict[TargetId, ExitWatch] = {}
         self._said: set[str] = set()
         self.seen = 0
+        self._waiting: int | None = None  # for room; None before the first scan
         pattern = request.match or settings.target.match
         self._watcher = TargetWatcher(
             roots=[resolve(pid, allow_non_python=request.allow_non_python) for pid in request.pids],
@@ -80,7 +81,7 @@ class Watchlist:
     @property
     def finished(self) -> bool:
         """Whether everything that was asked for has ended and nothing else can come."""
-        return not self.open_ended and self.seen > 0 and not self._exits
+        return not self.open_ended and self._waiting == 0 and not self._exits
 
     async def scan(self) -> None:
         """Look for new targets once and take them up."""
@@ -89,6 +90,7 @@ class Watchlist:
             watch.check()
         for found in changes.appeared:
             self._take_up(found)
+        self._waiting = changes.left_out
         if changes.left_out:
             most = self._settings.target.max_targets
             self._say_once(f"{changes.left_out} more processes match, but target.max_targets is {most}")

@@ -15,6 +15,7 @@ from sentinel_agent.capture.process import ProcessCapture
 from sentinel_agent.capture.profile import ProfileCapture
 from sentinel_agent.capture.series import SeriesCapture
 from sentinel_agent.capture.stacks import StacksCapture
+from sentinel_agent.capture.tasks import TasksCapture
 from sentinel_agent.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 GROUP = "sentinel_agent.captures"
 
-PLANNED = {"tasks": "the coroutine reader is not in this build"}
+PLANNED = {"memory": "memory captures are not in this build"}
 """Kinds that the design names and this build does not have, each with the words for a report."""
 
 
@@ -59,6 +60,7 @@ def load_captures(*, clock: Clock | None = None, plugs: Iterable[Plug] | None = 
     factories: list[tuple[str, Callable[[], Any]]] = [
         ("stacks", lambda: StacksCapture(clock=clock)),
         ("profile", lambda: ProfileCapture(clock=clock)),
+        ("tasks", TasksCapture),
         ("process", lambda: ProcessCapture(clock=clock)),
         ("series", SeriesCapture),
     ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -17,6 +20,8 @@ _VERBS: dict[str, tuple[str, str]] = {
     "attach": ("attach", "Watch running processes."),
     "run": ("run", "Start a command and watch it."),
     "dump": ("dump", "One incident now, by hand."),
+    "stacks": ("stacks", "What every thread of a process is doing."),
+    "tasks": ("tasks", "The asyncio tasks of a process, grouped."),
     "incidents": ("incidents", "List, show, export and delete incidents."),
     "rules": ("rules", "Check, replay, list and explain rules."),
     "doctor": ("doctor", "What works here, what does not, and the remedy."),
@@ -25,8 +30,21 @@ _VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+_LONGEST = 100_000  # characters of a message: a hundred faults of a configuration fit
+
+
+class _NobodyReadsError(Exception):
+    """The reader of our output has left, for example `| head`; click would make an exit status of 1 of it."""
+
+
 class _LazyGroup(click.Group):
     """A group that knows its verbs by name and imports one only when it is asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _NobodyReadsError from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
@@ -55,6 +73,9 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and leave with its documented exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character gets it escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         result: Any = cli.main(args=argv, prog_name="sentinel-agent", standalone_mode=False)
     except SentinelError as error:
@@ -66,15 +87,23 @@ def main(argv: list[str] | None = None) -> None:
     except click.Abort:
         _complain("interrupted", None)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has left, for example `| head`
-        sys.stderr.close()
+    except _NobodyReadsError:
+        _silence(sys.stdout)
         sys.exit(0)
     sys.exit(result if isinstance(result, int) else 0)
 
 
+def _silence(stream: TextIO) -> None:
+    """Let what is still buffered go nowhere, else Python complains of the closed pipe at its own end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _complain(message: str, hint: str | None) -> None:
+    from sentinel_agent.cli.output import clean  # noqa: PLC0415 - `--help` needs none of it
+
     click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    click.echo(clean(message, _LONGEST), err=True)
     if hint:
         click.secho("  Try: ", fg="yellow", nl=False, err=True)
-        click.echo(hint, err=True)
+        click.echo(clean(hint, _LONGEST), err=True)

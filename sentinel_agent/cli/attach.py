@@ -68,9 +68,11 @@ async def _attach(
         "dim",
     )
     await watch(agent, asyncio.Event(), for_seconds)
+    if not agent.targets_seen and not (request.match or settings.target.match):
+        raise NoSuchTargetError("none of the processes could be watched: see above, or they have just ended")
     if not agent.targets_seen and for_seconds is not None:
         raise NoSuchTargetError(
-            f"no process matched {request.match!r} within {format_duration(for_seconds)}",
+            f"no process matched {(request.match or settings.target.match)!r} within {format_duration(for_seconds)}",
             hint="look at the command lines with: ps -eo pid,args",
         )
     count = len(reporter.sealed)

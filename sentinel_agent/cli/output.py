@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,19 @@ if TYPE_CHECKING:
 
 _BARS = "▁▂▃▄▅▆▇█"
 _PIPE_WIDTH = 200
+_NO_GLYPH = re.compile(r"[^\x20-\x7e]")  # also what has one; `_escape` tells
 
 
 def console(*, stderr: bool = False) -> Console:
     """A rich console: colour on a terminal only, wide lines in a pipe, no markup."""
     from rich.console import Console  # noqa: PLC0415 - heavy, and `--json` never needs it
 
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would end the program at once, whatever it is about to save
+
     stream = sys.stderr if stderr else sys.stdout
-    return Console(
+    return Screen(
         stderr=stderr,
         markup=False,
         highlight=False,
@@ -41,7 +47,21 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    click.echo(msgspec.json.format(to_json(document).encode(), indent=2).decode())
+
+
+def to_json(document: Any) -> str:
+    """One line of JSON in which every character without a glyph is escaped, so that a terminal may show it."""
+    return _NO_GLYPH.sub(_escape, msgspec.json.encode(document).decode())
+
+
+def _escape(found: re.Match[str]) -> str:
+    """As JSON does (RFC 8259, section 7), with a surrogate pair beyond U+FFFF; what has a glyph stays."""
+    char = found[0]
+    if char.isprintable():
+        return char
+    units = char.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
@@ -70,7 +90,11 @@ def show_value(value: float | None, unit: str) -> str:
 
 def show_time(seconds: float) -> str:
     """Local date and time with milliseconds."""
-    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds).astimezone()
+    except (ValueError, OverflowError, OSError):  # a damaged document may say anything
+        return f"{seconds:g} s after 1970"
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:

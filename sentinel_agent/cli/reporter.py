@@ -6,10 +6,9 @@ import shlex
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 from rich.text import Text
 
-from sentinel_agent.cli.output import clean, console, show_time
+from sentinel_agent.cli.output import clean, console, show_time, to_json
 from sentinel_agent.cli.scene import headline
 from sentinel_agent.core.event import (
     IncidentLost,
@@ -43,7 +42,7 @@ class Reporter:
         if isinstance(event, IncidentSealed):
             self.sealed.append(event.incident)
         if self._as_json:
-            click.echo(msgspec.json.encode(event).decode(), err=self._to_stderr)
+            click.echo(to_json(event), err=self._to_stderr)
         else:
             self._say(event)
 

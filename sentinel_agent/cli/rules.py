@@ -71,7 +71,8 @@ def check(path: Path, as_json: bool) -> int:
         for problem in problems:
             grave = problem.severity == "cannot_fire"
             click.secho(f"{rule.name}: ", nl=False, bold=True)
-            click.secho(f"{'cannot fire: ' if grave else ''}{problem.text}", fg="red" if grave else "yellow")
+            text = output.clean(f"{'cannot fire: ' if grave else ''}{problem.text}")
+            click.secho(text, fg="red" if grave else "yellow")
     sound = sum(not problems for _, problems in found)
     click.echo(f"{len(found)} rules, {sound} without remarks.")
     return int(stuck)
@@ -292,14 +293,14 @@ def explain_rule(invocation: Invocation, name: str, as_json: bool) -> None:
 def _print_explanation(view: _View) -> None:
     words = view.explanation
     where = f" on {view.target} (pid {view.pid})" if view.target else ""
-    click.secho(f"{view.rule}{where}: {view.state}", bold=True)
+    click.secho(output.clean(f"{view.rule}{where}: {view.state}"), bold=True)
     click.secho(f"  {output.clean(words.now)}", fg=None if words.can_fire else "red")
     if words.fires_when:
-        click.echo(f"  fires when  {' or '.join(words.fires_when)}")
+        click.echo(output.clean(f"  fires when  {' or '.join(words.fires_when)}"))
     if words.provided:
-        click.echo(f"  provided    {' and '.join(words.provided)}")
+        click.echo(output.clean(f"  provided    {' and '.join(words.provided)}"))
     click.echo(f"  fired       {view.fires} times within its period")
     for problem in words.problems:
         if problem.severity == "warning":
-            click.secho(f"  remark      {problem.text}", fg="yellow")
-    click.echo(f"  written in  {view.source}")
+            click.secho(output.clean(f"  remark      {problem.text}"), fg="yellow")
+    click.echo(output.clean(f"  written in  {view.source}"))

@@ -11,17 +11,19 @@ from sentinel_agent.capture.base import SeriesWindow
 from sentinel_agent.capture.stacks import Stacks, to_record
 from sentinel_agent.cli.output import clean, show_time, show_value, sparkline
 from sentinel_agent.core.units import format_duration, format_size
+from sentinel_agent.errors import SentinelError
 from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.profile.text import format_hottest, format_stacks
 from sentinel_agent.profile.views import hottest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sentinel_agent.core.model import Incident
     from sentinel_agent.profile.record import ProfileRecord
 
+_UNREADABLE = (OSError, ValueError, RecursionError, SentinelError)
 _MAX_READ = 64 * 1024**2
 _BEST_FIRST = ("profile.pb.gz", "stacks.pb.gz", "profile.speedscope.json")
 _HEAD_SECONDS = 120
@@ -49,7 +51,7 @@ def headline(folder: Path, incident: Incident) -> str:
             peers = _peers(msgspec.json.decode(_read(folder / "process.json"), type=_Snapshot), 1)
             return f"most connections: {peers[0]}" if peers else ""
         record = load_record(folder, incident)
-    except (OSError, ValueError):
+    except _UNREADABLE:
         return ""
     hot = hottest(record, 1) if record and record.seconds > 0 else ()
     if not hot:
@@ -61,19 +63,25 @@ def headline(folder: Path, incident: Incident) -> str:
 def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tuple[str, str]]:
     """(heading, text) of each part of `incidents show`, in the order of its use; text may have several lines."""
     yield "", _answer(incident, folder)
-    course = _course(incident, folder)
-    if course:
-        yield "Before and during", course
-    record = load_record(folder, incident)
-    if record is not None and record.seconds > 0:
-        yield "Where the CPU went", format_hottest(record, 10).rstrip()
-    threads = _threads(incident, folder)
-    if threads is not None:
-        yield "What the threads were doing", format_stacks(threads, None if stacks else 3).rstrip()
-    if any(artifact.name == "process.json" for artifact in incident.artifacts):
-        yield "The process", "\n".join(_process(_read(folder / "process.json")))
+    evidence: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("Before and during", lambda: _course(incident, folder)),
+        ("Where the CPU went", lambda: _hottest(incident, folder)),
+        ("What the threads were doing", lambda: _threads(incident, folder, None if stacks else 3)),
+        ("The process", lambda: _process(incident, folder)),
+    )
+    for heading, part in evidence:
+        try:
+            text = part()
+        except _UNREADABLE as error:  # a file that was cut or changed hides none of the others
+            text = clean(f"cannot be read: {error}", 500)
+        if text:
+            yield heading, text
     yield "Captures", "\n".join(_captures(incident))
     yield "Files", "\n".join(_files(incident, folder))
+
+
+def _has(incident: Incident, name: str) -> bool:
+    return any(artifact.name == name for artifact in incident.artifacts)
 
 
 def _answer(incident: Incident, folder: Path) -> str:
@@ -105,7 +113,7 @@ def _pause(incident: Incident) -> str:
 
 def _course(incident: Incident, folder: Path) -> str:
     """The readings that matter as bars: the rule's metric first, then CPU, memory and whatever moved most."""
-    if not any(artifact.name == "series.json" for artifact in incident.artifacts):
+    if not _has(incident, "series.json"):
         return ""
     window = msgspec.json.decode(_read(folder / "series.json"), type=SeriesWindow)
     names = [
@@ -130,10 +138,16 @@ def _course(incident: Incident, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _threads(incident: Incident, folder: Path) -> ProfileRecord | None:
-    if not any(artifact.name == "stacks.json" for artifact in incident.artifacts):
-        return None
-    return to_record(msgspec.json.decode(_read(folder / "stacks.json"), type=Stacks), start=incident.time)
+def _hottest(incident: Incident, folder: Path) -> str:
+    record = load_record(folder, incident)
+    return format_hottest(record, 10).rstrip() if record is not None and record.seconds > 0 else ""
+
+
+def _threads(incident: Incident, folder: Path, most: int | None) -> str:
+    if not _has(incident, "stacks.json"):
+        return ""
+    found = msgspec.json.decode(_read(folder / "stacks.json"), type=Stacks)
+    return format_stacks(to_record(found, start=incident.time), most).rstrip()
 
 
 class _Socket(msgspec.Struct, frozen=True):
@@ -160,17 +174,23 @@ class _Snapshot(msgspec.Struct, frozen=True):
     files: _Files = _Files()
 
 
-def _process(content: bytes) -> Iterator[str]:
+def _process(incident: Incident, folder: Path) -> str:
     """Memory and descriptors in figures, connections grouped by whom they are with."""
-    found = msgspec.json.decode(content, type=_Snapshot)
+    if not _has(incident, "process.json"):
+        return ""
+    found = msgspec.json.decode(_read(folder / "process.json"), type=_Snapshot)
+    lines = []
     if found.memory:
         resident, private = found.memory.get("rss", 0), found.memory.get("anonymous", 0)
-        yield f"memory   {format_size(resident)} resident, of which {format_size(private)} is its own data"
+        lines.append(
+            f"memory   {format_size(resident)} resident, of which {format_size(private)} is its own data"
+        )
     if found.files.looked_at:
         kinds = sorted(found.files.by_kind.items(), key=lambda item: -item[1])
-        yield f"files    {found.files.looked_at} open: {', '.join(f'{count} {kind}' for kind, count in kinds[:6])}"
-    for line in _peers(found, 3):
-        yield f"         {line}"
+        words = ", ".join(f"{count} {kind}" for kind, count in kinds[:6])
+        lines.append(clean(f"files    {found.files.looked_at} open: {words}"))
+    lines += [f"         {line}" for line in _peers(found, 3)]
+    return "\n".join(lines)
 
 
 def _peers(found: _Snapshot, most: int) -> list[str]:

@@ -35,6 +35,13 @@ class Budget:
         self._running = 0
         self._refused = 0
 
+    def rebound(self, *, incidents_per_hour: int, bytes_per_hour: int) -> None:
+        """Other bounds from here on; what the last hour has taken stays counted."""
+        self._incidents_per_hour = incidents_per_hour
+        self._bytes_per_hour = bytes_per_hour
+        self._admitted = deque(self._admitted, maxlen=incidents_per_hour)
+        self._sizes = deque(self._sizes, maxlen=incidents_per_hour + self._concurrency)
+
     def admit(self, now: float) -> str | None:
         """None: it may begin, and `finished` must follow. Else why not. `now` in seconds, of a clock that never jumps."""
         self._forget(now)

@@ -55,7 +55,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("memory_events", "count", "times the cgroup hit its memory limit since the last tick"),
         Metric("oom_kills", "count", "processes of the cgroup killed for memory since the last tick"),
-        Metric("tasks", "count", "asyncio tasks", planned=True),
+        Metric("tasks", "count", "asyncio tasks"),
         Metric("loop_stall", "seconds", "time the event loop has been in one callback", planned=True),
         Metric("gc_pause", "seconds", "longest garbage collection since the last tick", planned=True),
         Metric("rps", "per_second", "requests through the embedded proxy", planned=True),

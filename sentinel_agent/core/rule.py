@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from sentinel_agent.core.units import ByteSize, Duration
 
-RuleName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+RuleName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 CaptureKind = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
 Pattern = Annotated[str, Meta(min_length=1, max_length=1000, extra={"unit": "regex"})]
 

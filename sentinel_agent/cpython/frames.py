@@ -14,8 +14,10 @@ from sentinel_agent.cpython.code import TORN, Frame
 
 MAX_DEPTH = 2000
 """Most frames of a stack. A deeper one is partial: its leaf's part, then TORN."""
-ATTEMPTS = 3
+ATTEMPTS = 4
 """How often a torn stack is read again before it is given out as partial or failed."""
+
+_FORGET = 50  # walks after which a deep chain no longer keeps the set large
 
 Kind = Literal["whole", "partial", "failed"]
 
@@ -51,39 +53,33 @@ class Walk(Protocol):
         ...
 
 
-class RecentFrames:
-    """Addresses of the frames that the last walks met outside a data stack: those that the next call asks for.
+class Recent:
+    """What the last walks met outside a data stack, frames or pages: that is what the next call asks for.
 
-    Every range of a gathering call costs a microsecond or two, so the set is kept as small as the deepest recent
-    chain allows: frames not met for `KEEP` walks go, and the least recently met go when there are too many.
+    Every range of a gathering call costs time in which the target goes on, so as few are kept as the deepest recent chain
+    needs, and `spare` more; never more than `most`. The least recently met go first.
     """
 
-    KEEP = 50
-    SPARE = 32
-
-    def __init__(self, most: int) -> None:
-        self._met: dict[int, int] = {}
+    def __init__(self, most: int, spare: int) -> None:
+        self._met: dict[int, None] = {}
         self._most = most
+        self._spare = spare
         self._deepest = 0.0
-        self._walk = 0
 
-    def addresses(self) -> list[int]:
-        """The addresses to ask for, the most recently met last."""
+    def keys(self) -> list[int]:
+        """What to ask for, the most recently met last."""
         return list(self._met)
 
-    def meet(self, chain: list[int]) -> None:
-        """Note the frames of one walk."""
-        self._walk += 1
-        for address in chain:
-            self._met.pop(address, None)
-            self._met[address] = self._walk
-        self._deepest = max(len(chain), self._deepest - (self._deepest - len(chain)) / self.KEEP)
-        limit = min(self._deepest + self.SPARE, self._most)
-        while self._met:
-            oldest = next(iter(self._met))
-            if len(self._met) <= limit and self._walk - self._met[oldest] <= self.KEEP:
-                break
-            del self._met[oldest]
+    def meet(self, keys: list[int]) -> None:
+        """Note what one walk met."""
+        for key in keys:
+            self._met.pop(key, None)
+            self._met[key] = None
+        count = len(keys)
+        self._deepest = max(count, self._deepest - (self._deepest - count) / _FORGET)
+        limit = min(self._deepest + self._spare, self._most)
+        while len(self._met) > limit:
+            del self._met[next(iter(self._met))]
 
 
 class Places:

@@ -15,7 +15,7 @@ from sentinel_agent.cpython.frames import (
     FAILED,
     Places,
     Reading,
-    RecentFrames,
+    Recent,
     fields,
     partial,
     whole,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # f_executing of 3.8 and 3.9; f_state of 3.10, where a frame that handles an exception is unwinding (3) and may call.
 _EXECUTING = {8: (1,), 9: (1,), 10: (0, 3)}
+_SPARE_FRAMES = 32
 
 
 class ObjectFormat:
@@ -52,7 +53,7 @@ class ObjectWalk:
         self._codes = codes
         self._form = form
         self._thread = thread
-        self._recent = RecentFrames(MAX_RANGES - 1)
+        self._recent = Recent(MAX_RANGES - 1, _SPARE_FRAMES)
         self._last: list[int] = []  # the last whole chain, root first
 
     def read(self) -> Reading:
@@ -60,7 +61,7 @@ class ObjectWalk:
         state: bytes | None = None
         best = FAILED
         for _ in range(ATTEMPTS):
-            asked = self._recent.addresses()
+            asked = self._recent.keys()
             got = self._memory.read_many(
                 [(self._thread, self._form.state_size)] + [(a, self._form.size) for a in asked]
             )

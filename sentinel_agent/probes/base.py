@@ -14,24 +14,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sentinel_agent.core.model import Target
+    from sentinel_agent.cpython.live import LiveReader
     from sentinel_agent.target.cgroup import Limits
     from sentinel_agent.target.procfs import ProcDir
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One instant on both clocks, in seconds: `wall` stamps readings, `monotonic` measures between ticks."""
+    """One instant on both clocks, in seconds: `wall` stamps readings, `monotonic` measures between ticks.
+
+    `late` is how long after its planned moment the tick began.
+    """
 
     wall: float
     monotonic: float
+    late: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a probe is made for. `limits` answers for a monotonic time; `proc` can only ever read this target."""
+    """What a probe is made for.
+
+    `limits` answers for a monotonic time; `proc` can only ever read this target; `reader` reads its memory, as soon
+    as somebody has opened it.
+    """
 
     target: Target
     proc: ProcDir
+    reader: LiveReader
     limits: Callable[[float], Limits]
 
 
@@ -61,14 +71,14 @@ def collect(
         return [reading(metric, now, value) for metric, value in measure().items()]
     except (OSError, ValueError, ArithmeticError, TargetError) as error:
         reason = in_words(error)
-        return [Reading(metric, now.wall, None, reason) for metric in metrics]
+        return [Reading(metric, now.wall, None, reason, now.late) for metric in metrics]
 
 
 def reading(metric: str, now: Moment, value: float) -> Reading:
     """A reading of a value; one that is no number is an error."""
     if math.isfinite(value):
-        return Reading(metric, now.wall, value)
-    return Reading(metric, now.wall, None, f"measured {value}, which is no number")
+        return Reading(metric, now.wall, value, late=now.late)
+    return Reading(metric, now.wall, None, f"measured {value}, which is no number", now.late)
 
 
 def in_words(error: Exception) -> str:

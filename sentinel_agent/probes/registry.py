@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sentinel_agent.core.model import Reading
+from sentinel_agent.cpython.live import LiveReader
 from sentinel_agent.probes.base import Probe, Subject, in_words, reading
 from sentinel_agent.probes.cgroup import MemoryEventsProbe, OomKillsProbe, ThrottlingProbe
 from sentinel_agent.probes.cpu import CpuProbe
@@ -21,6 +22,7 @@ from sentinel_agent.probes.fds import FdsProbe
 from sentinel_agent.probes.memory import MemoryProbe
 from sentinel_agent.probes.storage import StorageProbe, WaitProbe
 from sentinel_agent.probes.switches import SwitchesProbe
+from sentinel_agent.probes.tasks import TasksProbe
 from sentinel_agent.probes.threads import ThreadsProbe
 from sentinel_agent.target.cgroup import LimitsView
 from sentinel_agent.target.procfs import ROOT, ProcDir
@@ -51,6 +53,7 @@ BUILT_IN: dict[str, ProbeFactory] = {
     "throttling": ThrottlingProbe,
     "memory_events": MemoryEventsProbe,
     "oom_kills": OomKillsProbe,
+    "tasks": TasksProbe,
 }
 
 
@@ -106,7 +109,7 @@ class _Guarded:
             return [self._checked(item, now) for item in list(self._probe.read(now))[:MAX_READINGS]]
         except Exception as error:  # noqa: BLE001 - a stranger's probe may raise anything
             words = self._registry.blame(self._name, "read", error)
-            return [Reading(metric, now.wall, None, words) for metric in self.metrics]
+            return [Reading(metric, now.wall, None, words, now.late) for metric in self.metrics]
 
     def _checked(self, item: object, now: Moment) -> Reading:
         if not isinstance(item, Reading) or item.metric not in self.metrics:
@@ -124,6 +127,7 @@ class ProbeSet:
     def close(self) -> None:
         """Give back what the probes share; later reads say that the process has ended."""
         self.subject.proc.close()
+        self.subject.reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +151,7 @@ def build_probes(
         OSError: it may not be looked at.
     """
     proc = ProcDir.of(target.id, root)
-    subject = Subject(target, proc, LimitsView(proc, cpu_cores, memory).at)
+    subject = Subject(target, proc, LiveReader(target.id, root), LimitsView(proc, cpu_cores, memory).at)
     probes: list[Probe] = []
     taken: set[str] = set()
     for name, factory in registry.factories.items():

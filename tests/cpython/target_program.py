@@ -66,7 +66,9 @@ def yielding(depth):
 @contextlib.contextmanager
 def manager():
     yield 1
-    exec(compile("def made():\n\n    return hold()\nmade()", "<made\u00e9 \U0001f600>", "exec"), {"hold": hold})
+    exec(
+        compile("def made():\n\n    return hold()\nmade()", "<made\u00e9 \U0001f600>", "exec"), {"hold": hold}
+    )
 
 
 def generators():
@@ -220,7 +222,9 @@ def stack(frame):
 
 def inside(awaited):
     """The generator or coroutine inside an object of C that hides it."""
-    return next((o for o in gc.get_referents(awaited) if hasattr(o, "cr_frame") or hasattr(o, "ag_frame")), None)
+    return next(
+        (o for o in gc.get_referents(awaited) if hasattr(o, "cr_frame") or hasattr(o, "ag_frame")), None
+    )
 
 
 def await_chain(awaited, current):
@@ -241,7 +245,9 @@ def await_chain(awaited, current):
                         if leaf is frame:
                             return frames + [place(frame)] + run[::-1]
                 frames.append(place(frame))
-                awaited = getattr(awaited, prefix + "_await", None) or getattr(awaited, prefix + "_yieldfrom", None)
+                awaited = getattr(awaited, prefix + "_await", None) or getattr(
+                    awaited, prefix + "_yieldfrom", None
+                )
                 break
         else:
             awaited = inside(awaited)
@@ -273,7 +279,12 @@ def truth():
     current = {ident: frame for ident, frame in sys._current_frames().items() if ident != own}
     stacks = {str(ident): stack(frame) for ident, frame in current.items()}
     threads = {str(t.ident): [t.name, t.native_id] for t in threading.enumerate()}
-    return {"version": list(sys.version_info[:3]), "stacks": stacks, "threads": threads, "tasks": tasks(current)}
+    return {
+        "version": list(sys.version_info[:3]),
+        "stacks": stacks,
+        "threads": threads,
+        "tasks": tasks(current),
+    }
 
 
 def report(expected):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PACK = resources.files("sentinel_rules")
 MIB = 1024**2
-KINDS = ("stacks", "profile", "process", "series")
+KINDS = ("stacks", "profile", "process", "series", "tasks")
 
 
 def pack() -> dict[str, Rule]:
@@ -48,6 +48,7 @@ FIRST_FIRE = {
     "memory-limit-hit": 77,
     "oom-kill": 80,
     "fd-growth": 219 + 30,  # 400 + 19 * 13 is the first over 640
+    "task-growth": 100 + 5,
     "thread-growth": 100 + 5,
 }
 
@@ -72,7 +73,7 @@ def healthy(life: range) -> str:
     minutes a burst of clients stays for 20 s; once the machine is so busy that the container is throttled for 4 s.
     """
     chance = random.Random(1)
-    lines = ["time,cpu,cpu_limit,rss,rss_limit,threads,fds,throttled,memory_events,oom_kills"]
+    lines = ["time,cpu,cpu_limit,rss,rss_limit,threads,fds,tasks,throttled,memory_events,oom_kills"]
     for t in life:
         age = t - life.start
         day = 1 + t / 3600
@@ -85,7 +86,7 @@ def healthy(life: range) -> str:
         fds = 40 + warm * (150 * day + burst) + chance.gauss(0, 8)
         threads = 8 + round(16 * warm) + chance.randint(0, 8)
         throttled = 40 if 1800 <= t < 1804 else chance.choice((0, 0, 0, 5))
-        cells = (cpu, cpu / 2, rss, rss / (512 * MIB) * 100, threads, fds, throttled)
+        cells = (cpu, cpu / 2, rss, rss / (512 * MIB) * 100, threads, fds, fds, throttled)
         lines.append(f"{t}," + ",".join(f"{max(0.0, cell):.2f}" for cell in cells) + ",0,0")
     return "\n".join(lines) + "\n"
 
@@ -114,6 +115,7 @@ NEAR_MISSES: dict[str, Callable[[int], float]] = {
     "memory-limit-hit": lambda t: 0,
     "oom-kill": lambda t: 0,
     "fd-growth": lambda t: 20 if t < 200 else 250,  # twelvefold, but few
+    "task-growth": lambda t: 20 if t < 100 else 400,  # a twentyfold burst that a gateway lives with
     "thread-growth": lambda t: 5 if t < 100 else 32,  # an executor that fills up
 }
 

@@ -1,0 +1,75 @@
+"""`sentinel-agent stacks PID`: what every thread of a process is doing, read from outside."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from sentinel_agent.capture.stacks import StackFrame, Stacks, StacksCapture, ThreadStack
+from sentinel_agent.cli import output
+from sentinel_agent.core.model import Role
+from sentinel_agent.cpython.elf import UnsupportedTargetError
+from sentinel_agent.cpython.process import Interpreter, open_process
+from sentinel_agent.profile.record import MAX_DEPTH, clean_name
+from sentinel_agent.target.discover import Process, resolve
+
+_ATTEMPTS = 50
+_DEEPEST = 60
+
+
+@click.command()
+@click.argument("pid", metavar="PID", type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def stacks(pid: int, as_json: bool) -> None:
+    """Show the stacks of all threads of a process, innermost frame first.
+
+    Nothing is run in the process and it is not paused. A stack that changed while it was read is shown with a
+    `<torn>` frame where the break is.
+    """
+    process = resolve(pid)
+    try:
+        found = read_stacks(open_process(pid))
+    except UnsupportedTargetError as error:
+        click.secho(f"{error.message}; asking py-spy instead", fg="yellow", err=True)
+        found = _by_py_spy(process)
+    if as_json:
+        output.print_json(found)
+        return
+    for thread in found.threads:
+        gil = {True: ", holds the GIL", False: "", None: ""}[thread.gil]
+        click.secho(
+            output.clean(f'Thread {thread.native_id} "{thread.name}": {thread.state}{gil}'), bold=True
+        )
+        for frame in thread.frames[:_DEEPEST]:
+            click.echo(output.clean(f"    {frame.function} ({frame.file}:{frame.line})", 400))
+        if len(thread.frames) > _DEEPEST:
+            click.echo(f"    ... {len(thread.frames) - _DEEPEST} more frames")
+
+
+def read_stacks(interpreter: Interpreter) -> Stacks:
+    """All threads; a reading in which every stack is whole, if one comes within a few attempts, else the last."""
+    for _ in range(_ATTEMPTS):
+        views = interpreter.stacks()
+        if all(view.kind == "whole" for view in views):
+            break
+    return Stacks(
+        tuple(
+            ThreadStack(
+                native_id=view.native_id or 0,
+                name=clean_name(view.name or ""),
+                state=view.state or "waiting",
+                gil=view.gil,
+                frames=tuple(
+                    StackFrame(clean_name(frame.function), clean_name(frame.file), frame.line or 0)
+                    for frame in view.frames[:MAX_DEPTH]
+                ),
+            )
+            for view in views
+        )
+    )
+
+
+def _by_py_spy(process: Process) -> Stacks:
+    target = process.target(Role("", ""), ())
+    return asyncio.run(StacksCapture().read(target))[0]

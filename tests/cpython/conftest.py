@@ -1,0 +1,80 @@
+"""Real interpreters as targets. One that is promised and missing fails the test; nothing is skipped for it.
+
+SENTINEL_TEST_MINORS (`11,12`) narrows the promise on a machine that has fewer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("target_program.py")
+MINORS = [int(part) for part in os.environ.get("SENTINEL_TEST_MINORS", "8,9,10,11,12,13").split(",")]
+
+
+def _answers(python: Path, minor: int) -> bool:
+    code = "import sys; print(*sys.version_info[:2])"
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    return done.returncode == 0 and done.stdout.split() == ["3", str(minor)]
+
+
+@cache
+def python_of(minor: int) -> Path:
+    """The binary of CPython 3.`minor`: from PATH, or among pyenv's versions."""
+    name = f"python3.{minor}"
+    candidates = [Path(found)] if (found := shutil.which(name)) else []
+    if shutil.which("pyenv"):
+        root = subprocess.run(
+            ["pyenv", "root"], capture_output=True, text=True, timeout=30, check=True
+        ).stdout.strip()
+        candidates += sorted(Path(root, "versions").glob(f"3.{minor}.*/bin/{name}"))
+    for candidate in candidates:
+        if _answers(candidate, minor):
+            return candidate.resolve() if candidate.is_symlink() else candidate
+    pytest.fail(f"{name} is not on this machine; see SENTINEL_TEST_MINORS in {__file__}")
+
+
+class Target:
+    """A running `target_program.py`; `truth` is what it wrote of itself once everything in it stood still."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.pid = process.pid
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line, "the target ended before it stood still"
+        self.truth: dict[str, Any] = json.loads(line)
+
+
+StartTarget = Callable[..., Target]
+
+
+@pytest.fixture
+def start_target() -> Iterator[StartTarget]:
+    """Start programs and end them with the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(python: Path, *arguments: str) -> Target:
+        command = [str(python), *(arguments if arguments[0] == "-c" else (str(PROGRAM), *arguments))]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        running.append(process)
+        return Target(process)
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+@pytest.fixture(params=MINORS, ids=lambda minor: f"3.{minor}")
+def python(request: pytest.FixtureRequest) -> Path:
+    """Every interpreter that is promised."""
+    return python_of(request.param)
