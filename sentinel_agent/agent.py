@@ -18,11 +18,13 @@ from sentinel_agent.capture.runner import CaptureRunner
 from sentinel_agent.core.budget import Budget
 from sentinel_agent.core.decision import to_line
 from sentinel_agent.core.engine import RuleEngine
-from sentinel_agent.core.event import SettingsRefused, SettingsReloaded, TargetGone, Trouble
+from sentinel_agent.core.event import SettingsRefused, SettingsReloaded, TargetAppeared, TargetGone, Trouble
 from sentinel_agent.core.metrics import unit_of
 from sentinel_agent.core.sentence import summary
 from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.probes.registry import load_registry
+from sentinel_agent.recorder.deck import SPOOL_SECONDS, FlightDeck
+from sentinel_agent.recorder.spool import Spool
 from sentinel_agent.responder import DiskThread, Firing, Responder
 from sentinel_agent.sampler import Sampler
 from sentinel_agent.status import StatusWriter
@@ -30,17 +32,18 @@ from sentinel_agent.store.limits import encode_limits, stored_limits
 from sentinel_agent.watchlist import Watchlist
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from sentinel_agent.clock import Clock
     from sentinel_agent.config.load import Loaded
-    from sentinel_agent.config.settings import CaptureSettings
+    from sentinel_agent.config.settings import CaptureSettings, Settings
     from sentinel_agent.config.watch import Reloader
     from sentinel_agent.core.decision import Decision
     from sentinel_agent.core.event import Event
     from sentinel_agent.core.limits import LimitRecord
     from sentinel_agent.core.model import Reading
     from sentinel_agent.core.rule import Rule
+    from sentinel_agent.recorder.ring import Batch
     from sentinel_agent.sampler import TargetSeries
     from sentinel_agent.store.store import Store
     from sentinel_agent.watchlist import WatchRequest
@@ -106,6 +109,8 @@ class Agent:
             window_before=settings.capture.window_before,
             tell=self._tell,
         )
+        self._deck = self._make_deck(settings)
+        self._responder.deck = self._deck
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
         self._responding: set[asyncio.Task[None]] = set()
 
@@ -139,6 +144,7 @@ class Agent:
                     ),
                     group.create_task(self._every(self._reload, lambda: RELOAD_SECONDS)),
                     group.create_task(self._every(self._publish, lambda: STATUS_SECONDS)),
+                    *(group.create_task(work) for work in self._recording()),
                     group.create_task(self._every(self._open_readers, lambda: OPEN_SECONDS)),
                     group.create_task(self._stop_when_finished(stop)),
                 ]
@@ -274,6 +280,38 @@ class Agent:
                 changes.append(f"settings of {name} (in force after a restart)")
         return tuple(changes)
 
+    def _make_deck(self, settings: Settings) -> FlightDeck | None:
+        """The flight recorder, unless it is switched off."""
+        recorder = settings.recorder
+        if not recorder.enabled:
+            return None
+        spool = None
+        if recorder.spool:
+            spool = Spool(
+                self._store.data_dir / "recorder",
+                max_role_bytes=recorder.spool_bytes // 4,
+                max_bytes=recorder.spool_bytes,
+                max_age=2 * recorder.window,
+                min_free_bytes=settings.store.min_free_bytes,
+            )
+        return FlightDeck(self._clock, recorder, settings.overhead.cpu / 100, self._cores, spool)
+
+    def _recording(self) -> list[Coroutine[None, None, None]]:
+        """The recorder's loop and its way to the disk."""
+        deck = self._deck
+        if deck is None:
+            return []
+
+        async def write(spool: Spool, batches: Sequence[Batch], now: float) -> None:
+            await self._disk(lambda: [spool.write(batch, now) for batch in batches])
+
+        return [deck.run(), self._every(lambda: deck.spool(write), lambda: SPOOL_SECONDS)]
+
+    def _cores(self, pid: int) -> float:
+        series = self._sampler.targets.get(pid)
+        reading = series.latest.get("cpu") if series else None
+        return reading.value / 100 if reading and reading.value is not None else 0.0
+
     async def _open_readers(self) -> None:
         """Open what is not open yet, one after the other, in a thread: it takes tens of milliseconds each."""
         for series in tuple(self._sampler.targets.values()):
@@ -293,7 +331,11 @@ class Agent:
         await self._disk(self._status.publish, document)
 
     def _tell(self, event: Event) -> None:
+        if isinstance(event, TargetAppeared) and self._deck is not None:
+            self._deck.add(event.target, self._sampler.targets[event.target.pid].reader)
         if isinstance(event, TargetGone):
+            if self._deck is not None:
+                self._deck.remove(event.target.pid)
             self._engine.forget(event.target.role)
             self._status.forget(event.target)
         if isinstance(event, Trouble):
@@ -348,6 +390,7 @@ def firing_of(rule: Rule, decision: Decision) -> Firing:
         time=decision.time,
         captures=rule.captures(),
         cooldown=rule.cooldown,
+        since=decision.since,
         spared=None if decision.fire else decision.reason,
     )
 

@@ -7,14 +7,16 @@ import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from sentinel_agent import __version__
-from sentinel_agent.capture.base import Series, SeriesWindow
+from sentinel_agent.capture.base import Recording, Series, SeriesWindow
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed
 from sentinel_agent.core.metrics import unit_of
 from sentinel_agent.core.model import CaptureReport, Incident, Target, Window
 from sentinel_agent.errors import SentinelError
+from sentinel_agent.profile.views import on_cpu_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from sentinel_agent.core.budget import Budget
     from sentinel_agent.core.event import Event
     from sentinel_agent.core.rule import CaptureSpec
+    from sentinel_agent.recorder.deck import FlightDeck
+    from sentinel_agent.recorder.ring import Ring
     from sentinel_agent.sampler import TargetSeries
     from sentinel_agent.store.folder import IncidentWriter
     from sentinel_agent.store.store import Store
@@ -53,6 +57,7 @@ class DiskThread:
 class Firing:
     """Why an incident is made and what it shall hold. Times in seconds since the epoch.
 
+    `since` is when the condition became true, None for the time of the reading that fired.
     `spared` is set when the rule's guard forbids captures that cost the target something; then only the
     readings are kept and every other capture says so.
     """
@@ -68,6 +73,7 @@ class Firing:
     captures: tuple[CaptureSpec, ...]
     cooldown: float = 0.0
     spared: str | None = None
+    since: float | None = None
 
 
 @dataclass(slots=True)
@@ -92,6 +98,7 @@ class Responder:
     interval: float
     window_before: float
     tell: Callable[[Event], None]
+    deck: FlightDeck | None = None
     statistics: ResponderStatistics = field(default_factory=ResponderStatistics)
 
     async def respond(self, firing: Firing, series: TargetSeries) -> Incident | None:
@@ -142,6 +149,7 @@ class Responder:
 
     async def _write(self, firing: Firing, series: TargetSeries, writer: IncidentWriter) -> Incident:
         wanted = () if firing.spared else firing.captures
+        ring = self.deck.ring(series.target.pid) if self.deck else None
         taken = SeriesWindow(firing.time, firing.time, self.interval, {})
 
         def take() -> SeriesWindow:
@@ -155,6 +163,7 @@ class Responder:
             folder=writer.folder,
             trigger_time=firing.time,
             series=take,
+            recording=partial(self._recording, firing, series.target, ring) if ring else None,
         )
         if firing.spared:
             skipped = (CaptureReport(spec.kind, "skipped", firing.spared) for spec in firing.captures)
@@ -202,10 +211,25 @@ class Responder:
             longest_pause_us=max((report.pause_us for report in reports), default=0),
             agent_version=__version__,
             host=self.host,
-            cooldown_until=now + firing.cooldown,
+            cooldown_until=0.0 if firing.spared else now + firing.cooldown,
         )
         self.store.seal(writer, incident)
         return incident
+
+    async def _recording(self, firing: Firing, target: Target, ring: Ring) -> Recording | None:
+        """What the flight recorder holds: its whole window, and the part since the condition became true."""
+        assert self.deck is not None
+        end = self.clock.wall()
+        start = end - self.deck.settings.window
+        began = (firing.since if firing.since is not None else firing.time) - self.interval
+        wall = await self.deck.window(target.role, ring, start, end)
+        if not wall.record.samples:
+            return None
+        cpu = await self.deck.window(target.role, ring, start, end, "cpu")
+        during = await self.deck.window(target.role, ring, max(began, start), end)
+        return Recording(
+            wall=wall.record, cpu=cpu.record, during=on_cpu_only(during.record), coverage=during.coverage
+        )
 
     def window(self, series: TargetSeries, trigger_time: float) -> SeriesWindow:
         """The readings from at most `window_before` seconds before the trigger until now."""

@@ -6,6 +6,7 @@ agent has ended.
 
 from __future__ import annotations
 
+import heapq
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -29,8 +30,15 @@ if TYPE_CHECKING:
     from sentinel_agent.clock import Clock
     from sentinel_agent.config.load import Loaded
     from sentinel_agent.core.engine import RuleEngine
+    from sentinel_agent.core.state import State
     from sentinel_agent.responder import Responder
     from sentinel_agent.sampler import Sampler
+
+
+STATES_AT_MOST = 1500
+"""Rules times targets that are published; each takes about 400 bytes of the 1 MiB that a status may have."""
+
+_TELLING: tuple[State, ...] = ("firing", "pending", "cooling", "inactive", "warmup")
 
 
 class TargetState(msgspec.Struct, frozen=True):
@@ -61,7 +69,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     """The whole status: facts, from which the reader makes words (`core.explain`).
 
     Times in seconds since the epoch; `cpu_ratio` is of one core since the start; `metrics` are those that the
-    probes of some target publish.
+    probes of some target publish; `states_left_out` counts the least telling states, for which there was no room.
     """
 
     pid: int
@@ -72,6 +80,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     targets: tuple[TargetState, ...]
     rules: tuple[RuleEntry, ...]
     states: tuple[RuleState, ...]
+    states_left_out: int
     metrics: tuple[str, ...]
     capture_kinds: tuple[str, ...]
     reload_error: str | None
@@ -119,6 +128,12 @@ class StatusWriter:
         statistics = sampler.statistics()
         series = tuple(sampler.targets.values())
         limits = engine.limits()
+        every = [
+            (key, target, decision)
+            for key, (target, decisions) in self._last.items()
+            for decision in decisions
+        ]
+        kept = heapq.nsmallest(STATES_AT_MOST, every, key=lambda each: _TELLING.index(each[2].state))
         status = AgentStatus(
             pid=self._owner.pid,
             version=__version__,
@@ -136,9 +151,9 @@ class StatusWriter:
             rules=tuple(RuleEntry(found.rule, found.source) for found in loaded.rules),
             states=tuple(
                 RuleState(target.id.pid, target.role, decision, limits.get((key, decision.rule)))
-                for key, (target, decisions) in self._last.items()
-                for decision in decisions
+                for key, target, decision in kept
             ),
+            states_left_out=len(every) - len(kept),
             metrics=tuple(sorted({name for each in series for name in each.metrics})),
             capture_kinds=self._capture_kinds,
             reload_error=reload_error,
@@ -151,7 +166,7 @@ class StatusWriter:
             cpu_ratio=time.process_time() / max(1.0, self._clock.monotonic() - self._began),
             troubles=dict(troubles),
         )
-        return msgspec.json.encode(status)
+        return _fitting(status)
 
     def publish(self, document: bytes) -> None:
         """Put the status into the data directory. Raises StoreError."""
@@ -160,6 +175,17 @@ class StatusWriter:
     def withdraw(self) -> None:
         """The agent ends in order: its status is no longer true."""
         files.withdraw(self._data_dir, self._owner.pid, self._owner.start_time)
+
+
+def _fitting(status: AgentStatus) -> bytes:
+    """The status as JSON; while it is too large to be published, half of its states are left out."""
+    while True:
+        document = msgspec.json.encode(status)
+        count = len(status.states)
+        if len(document) <= files.MAX_STATUS_BYTES or not count:
+            return document
+        left = status.states_left_out + count - count // 2
+        status = msgspec.structs.replace(status, states=status.states[: count // 2], states_left_out=left)
 
 
 def _own_command() -> tuple[str, ...]:

@@ -86,6 +86,7 @@ HEADER_ROWS = [
     _at("frame.stacktop", "PyFrameObject", "f_stacktop", 8, 9),
     _at("frame.stacktop", "PyFrameObject", "f_stackdepth", 10, 10),
     _at("frame.stacktop", "_PyInterpreterFrame", "stacktop", 11),
+    _at("frame.is_entry", "_PyInterpreterFrame", "is_entry", 11, 11),
     _at("frame.owner", "_PyInterpreterFrame", "owner", 11),
     _at("frame.state", "PyFrameObject", "f_executing", 8, 9),
     _at("frame.state", "PyFrameObject", "f_state", 10, 10),
@@ -269,7 +270,7 @@ def _from_debug_information(
     names = {row.expression.partition(".")[0] for row in rows}
     structs: dict[str, Any] = {}
     with binary.open("rb") as file:
-        elf = ELFFile(file)  # type: ignore[no-untyped-call]
+        elf = ELFFile(file)
         if not elf.has_dwarf_info():
             raise SystemExit(
                 f"{binary} has no debug information: build that CPython with -g and do not strip it"

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from sentinel_agent.core.model import Target
     from sentinel_agent.core.rule import CaptureSpec
+
+if TYPE_CHECKING:
+    from sentinel_agent.profile.record import ProfileRecord
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -34,12 +37,28 @@ class SeriesWindow(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Recording:
+    """What the flight recorder holds of a target around an incident.
+
+    `wall` has every thread, `cpu` only those on a CPU, `during` the latter since the condition became true.
+    `coverage` is the share (0 to 1) of the wall time of that last part for which there is a stack.
+    """
+
+    wall: ProfileRecord
+    cpu: ProfileRecord
+    during: ProfileRecord
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
 class CapturePlan:
     """What one capture is to do.
 
     `spec` has every key filled in from the settings. The capture writes only into `folder`, which is its own
     and goes with whatever a failed capture leaves in it. It is cancelled after `deadline` seconds, and refused
-    if its files are larger than `max_bytes` together. `series` gives the readings as they are when it is called.
+    if its files are larger than `max_bytes` together. `series` gives the readings as they are when it is called,
+    `recording` the stacks of the flight recorder, None where nothing is recorded. `tail` is how many seconds after
+    the trigger a capture of what is recorded anyway should wait for.
     """
 
     target: Target
@@ -50,6 +69,8 @@ class CapturePlan:
     max_bytes: int
     series: Callable[[], SeriesWindow]
     redact: bool = True
+    recording: Callable[[], Awaitable[Recording | None]] | None = None
+    tail: float = 0.0
 
     @property
     def duration(self) -> float:

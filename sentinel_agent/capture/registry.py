@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sentinel_agent.capture.process import ProcessCapture
 from sentinel_agent.capture.profile import ProfileCapture
 from sentinel_agent.capture.series import SeriesCapture
-from sentinel_agent.capture.stacks import StacksCapture
+from sentinel_agent.capture.stacks import StacksCapture, look
 from sentinel_agent.capture.tasks import TasksCapture
 from sentinel_agent.clock import Clock, SystemClock
 
@@ -58,7 +58,7 @@ def load_captures(*, clock: Clock | None = None, plugs: Iterable[Plug] | None = 
     """The built-in captures and those of installed packages; never raises for a package's fault."""
     clock = clock or SystemClock()
     factories: list[tuple[str, Callable[[], Any]]] = [
-        ("stacks", lambda: StacksCapture(clock=clock)),
+        ("stacks", lambda: StacksCapture(clock=clock, look=look)),
         ("profile", lambda: ProfileCapture(clock=clock)),
         ("tasks", TasksCapture),
         ("process", lambda: ProcessCapture(clock=clock)),

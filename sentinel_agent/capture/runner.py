@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sentinel_agent.capture.base import Capture, CapturedFile, CapturePlan, CaptureResult, SeriesWindow
+from sentinel_agent.capture.base import (
+    Capture,
+    CapturedFile,
+    CapturePlan,
+    CaptureResult,
+    Recording,
+    SeriesWindow,
+)
 from sentinel_agent.clock import Clock, SystemClock
 from sentinel_agent.core.model import CaptureReport, CaptureStatus, Target, TargetId
 from sentinel_agent.core.rule import CaptureSpec
@@ -24,7 +31,7 @@ from sentinel_agent.core.units import format_duration, format_size
 from sentinel_agent.errors import PeerError, SentinelError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from sentinel_agent.capture.registry import LoadedCaptures
     from sentinel_agent.config.settings import CaptureSettings
@@ -56,6 +63,7 @@ class _Order:
     folder: Path
     trigger_time: float
     series: Callable[[], SeriesWindow]
+    recording: Callable[[], Awaitable[Recording | None]] | None
 
 
 class CaptureRunner:
@@ -81,12 +89,13 @@ class CaptureRunner:
         folder: Path,
         trigger_time: float,
         series: Callable[[], SeriesWindow],
+        recording: Callable[[], Awaitable[Recording | None]] | None = None,
     ) -> Captured:
         """Run `specs` one after the other, and `series` at the end if it is not among them.
 
         Cancelling it ends the capture under way, leaves no child, and keeps nothing of that capture.
         """
-        order = _Order(target, folder, trigger_time, series)
+        order = _Order(target, folder, trigger_time, series, recording)
         if not any(spec.kind == "series" for spec in specs):
             specs = [*specs, CaptureSpec("series")]
         files: list[CapturedFile] = []
@@ -160,6 +169,8 @@ class CaptureRunner:
             max_bytes=filled.max_bytes or settings.max_bytes,
             series=order.series,
             redact=settings.redact,
+            recording=order.recording,
+            tail=spec.duration or 0.0,
         )
 
     @asynccontextmanager

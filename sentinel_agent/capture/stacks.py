@@ -1,4 +1,4 @@
-"""`stacks`: what every thread is doing, once. By default the target is never stopped (`py-spy dump --nonblocking`).
+"""`stacks`: what every thread is doing and, with the flight recorder, did before. By default the target is never stopped.
 
 A read of a running process can fail half-way; it is repeated a few times, and each failure is counted as lost.
 """
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from sentinel_agent.capture.base import CapturedFile, CapturePlan, CaptureResult
+from sentinel_agent.capture.base import CapturedFile, CapturePlan, CaptureResult, Recording
 from sentinel_agent.capture.child import Finished, running
 from sentinel_agent.capture.pyspy import check_running, fault_of, find_py_spy
 from sentinel_agent.capture.threads import native_ids, running_threads
 from sentinel_agent.clock import Clock, SystemClock
-from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, PeerError
-from sentinel_agent.profile import pprof
+from sentinel_agent.cpython.process import open_process
+from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, PeerError, SentinelError, TargetError
+from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.profile.record import MAX_DEPTH, MAX_THREADS, ProfileRecord, RecordBuilder, clean_name
 from sentinel_agent.target.procfs import ProcDir
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 _RETRY_AFTER = 0.01  # seconds; the target has moved on by then
+_LOOKS = 50
 _MAX_DUMP = 32 * 1024**2
 
 Natural = Annotated[int, Meta(ge=0)]
@@ -73,32 +75,83 @@ class _DumpedThread(msgspec.Struct):
 
 
 class StacksCapture:
-    """All thread stacks of the target as `stacks.json` and `stacks.pb.gz`."""
+    """All thread stacks: at this moment, and from before the trigger where the flight recorder has them.
+
+    `stacks.json` is the moment. With a recording, `stacks.pb.gz` and `stacks.speedscope.json` (the timeline) are of
+    every thread over the recorder's window, `stacks.cpu.pb.gz` of those on a CPU, and `stacks.during.pb.gz` of the
+    latter since the rule's condition became true; without one, `stacks.pb.gz` is of the moment. `look` reads the
+    moment with the reader of our own; where it cannot, and with `pause`, py-spy does.
+    """
 
     kind = "stacks"
     attaches = True
 
     def __init__(
-        self, *, clock: Clock | None = None, py_spy: Callable[[], str] = find_py_spy, attempts: int = ATTEMPTS
+        self,
+        *,
+        clock: Clock | None = None,
+        py_spy: Callable[[], str] = find_py_spy,
+        attempts: int = ATTEMPTS,
+        look: Callable[[Target], Stacks] | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._py_spy = py_spy
         self._attempts = attempts
+        self._look = look
 
     async def capture(self, plan: CapturePlan) -> CaptureResult:
-        """Write both files. With `pause`, the target is stopped for at most as long as py-spy ran."""
-        stacks, lost, seconds = await self.read(plan.target, pause=plan.spec.pause)
-        now = self._clock.wall()
-        await asyncio.to_thread(_write, plan, stacks, now, lost)
+        """Write the files. With `pause`, the target is stopped for at most as long as py-spy ran.
+
+        A target that has ended still leaves what was recorded of it.
+
+        Raises:
+            SentinelError: as `read`, where nothing was recorded either.
+        """
+        files: list[CapturedFile] = []
+        notes: list[str] = []
+        lost, pause = 0, 0.0
+        try:
+            stacks, lost, seconds = await self._now(plan)
+            pause = seconds if plan.spec.pause else 0.0
+            start = self._clock.wall()
+            await asyncio.to_thread(_write_moment, plan, stacks, start, lost)
+            files.append(CapturedFile("stacks.json", "stacks", "json"))
+            if lost:
+                notes.append(f"read at attempt {lost + 1}")
+            moment: SentinelError | None = None
+        except SentinelError as error:
+            moment = error
+        recording = await self._recorded(plan)
+        if recording is not None:
+            files += await asyncio.to_thread(_write_recording, plan, recording)
+            lost += recording.wall.lost
+            notes.append(f"{recording.coverage:.0%} of the time of the trigger is covered")
+        elif moment is None:
+            files.append(CapturedFile("stacks.pb.gz", "stacks", "pprof"))
+        if moment is not None:
+            if recording is None:
+                raise moment
+            notes.append(f"only what was recorded: {moment.message}")
         return CaptureResult(
-            files=(
-                CapturedFile("stacks.json", "stacks", "json"),
-                CapturedFile("stacks.pb.gz", "stacks", "pprof"),
-            ),
-            pause_us=round(seconds * 1e6) if plan.spec.pause else 0,
-            lost_samples=lost,
-            note=f"read at attempt {lost + 1}" if lost else "",
+            files=tuple(files), pause_us=round(pause * 1e6), lost_samples=lost, note="; ".join(notes)
         )
+
+    async def _now(self, plan: CapturePlan) -> tuple[Stacks, int, float]:
+        if self._look is not None and not plan.spec.pause:
+            try:
+                return await asyncio.to_thread(self._look, plan.target), 0, 0.0
+            except (NoSuchTargetError, NotPermittedError):
+                raise
+            except TargetError:  # no CPython that our reader knows; py-spy may
+                pass
+        return await self.read(plan.target, pause=plan.spec.pause)
+
+    async def _recorded(self, plan: CapturePlan) -> Recording | None:
+        if plan.recording is None:
+            return None
+        until = plan.trigger_time + plan.tail
+        await self._clock.sleep(until - self._clock.wall())
+        return await plan.recording()
 
     async def read(self, target: Target, *, pause: bool = False) -> tuple[Stacks, int, float]:
         """The stacks, how many attempts failed before, and the seconds that the last one took.
@@ -184,6 +237,49 @@ def to_record(stacks: Stacks, *, start: float, lost: int = 0) -> ProfileRecord:
     return builder.build()
 
 
-def _write(plan: CapturePlan, stacks: Stacks, now: float, lost: int) -> None:
+def _write_moment(plan: CapturePlan, stacks: Stacks, now: float, lost: int) -> None:
     (plan.folder / "stacks.json").write_bytes(msgspec.json.encode(stacks))
     (plan.folder / "stacks.pb.gz").write_bytes(pprof.encode(to_record(stacks, start=now, lost=lost)))
+
+
+def _write_recording(plan: CapturePlan, recording: Recording) -> list[CapturedFile]:
+    """Each view that holds a sample; the one of all threads takes the place of the moment's."""
+    written = []
+    for name, form, record, encode in (
+        ("stacks.pb.gz", "pprof", recording.wall, pprof.encode),
+        ("stacks.speedscope.json", "speedscope", recording.wall, speedscope.encode),
+        ("stacks.cpu.pb.gz", "pprof", recording.cpu, pprof.encode),
+        ("stacks.during.pb.gz", "pprof", recording.during, pprof.encode),
+    ):
+        if record.samples:
+            (plan.folder / name).write_bytes(encode(record))
+            written.append(CapturedFile(name, "stacks", form))
+    return written
+
+
+def look(target: Target) -> Stacks:
+    """The stacks as our own reader sees them: all whole if that can be had within a few attempts, else the last ones.
+
+    Raises:
+        TargetError: the target has ended, may not be read, or is no CPython that the reader knows.
+    """
+    interpreter = open_process(target.pid)
+    for _ in range(_LOOKS):
+        views = interpreter.stacks()
+        if all(view.kind == "whole" for view in views):
+            break
+    return Stacks(
+        tuple(
+            ThreadStack(
+                native_id=view.native_id or 0,
+                name=clean_name(view.name or ""),
+                state=view.state or "waiting",
+                gil=view.gil,
+                frames=tuple(
+                    StackFrame(clean_name(frame.function), clean_name(frame.file), frame.line or 0)
+                    for frame in view.frames[:MAX_DEPTH]
+                ),
+            )
+            for view in views
+        )
+    )

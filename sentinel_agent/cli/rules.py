@@ -145,7 +145,8 @@ def _show_replay(loaded: Sequence[Rule], entries: Sequence[ReplayEntry]) -> None
 class _View(msgspec.Struct, frozen=True):
     """One rule on one target, or a rule that is on none; what `list` and `explain` show.
 
-    `state` is the decision's, or `no target` where an agent runs and has none for the rule, or `no agent`.
+    `state` is the decision's, or `no target` where an agent runs and has none for the rule, or `left out` where it
+    has more states than a status holds, or `no agent`.
     """
 
     rule: str
@@ -176,11 +177,16 @@ def _statuses(data_dir: Path, now: float) -> Iterator[AgentStatus]:
         if not status.alive:
             continue
         try:
-            yield msgspec.json.decode(status.document, type=AgentStatus)
-        except msgspec.MsgspecError:
+            found = msgspec.json.decode(status.document, type=AgentStatus)
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
             click.secho(
                 "An agent of another version runs here; its rules are not shown.", fg="yellow", err=True
             )
+            continue
+        if found.states_left_out:
+            words = f"{found.states_left_out} rules on targets are not shown: the agent has more than a status holds."
+            click.secho(words, fg="yellow", err=True)
+        yield found
 
 
 def _of_agent(status: AgentStatus, now: float) -> Iterator[_View]:
@@ -215,7 +221,7 @@ def _of_agent(status: AgentStatus, now: float) -> Iterator[_View]:
         if not on_targets:
             yield _View(
                 rule=entry.rule.name,
-                state="no target",
+                state="left out" if status.states_left_out else "no target",
                 explanation=explain(
                     entry.rule, None, None, metrics, now, capture_kinds=status.capture_kinds, roles=roles
                 ),

@@ -11,7 +11,7 @@ from sentinel_agent.capture.base import SeriesWindow
 from sentinel_agent.capture.stacks import Stacks, to_record
 from sentinel_agent.cli.output import clean, show_time, show_value, sparkline
 from sentinel_agent.core.units import format_duration, format_size
-from sentinel_agent.errors import SentinelError
+from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.profile.text import format_hottest, format_stacks
 from sentinel_agent.profile.views import hottest
@@ -23,9 +23,15 @@ if TYPE_CHECKING:
     from sentinel_agent.core.model import Incident
     from sentinel_agent.profile.record import ProfileRecord
 
-_UNREADABLE = (OSError, ValueError, RecursionError, SentinelError)
+_UNREADABLE = (ValueError, RecursionError, SentinelError)
 _MAX_READ = 64 * 1024**2
-_BEST_FIRST = ("profile.pb.gz", "stacks.pb.gz", "profile.speedscope.json")
+_BEST_FIRST = (
+    "stacks.during.pb.gz",
+    "profile.pb.gz",
+    "stacks.cpu.pb.gz",
+    "stacks.pb.gz",
+    "profile.speedscope.json",
+)
 _HEAD_SECONDS = 120
 
 
@@ -40,8 +46,11 @@ def load_record(folder: Path, incident: Incident) -> ProfileRecord | None:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_MAX_READ)
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_READ)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def headline(folder: Path, incident: Incident) -> str:

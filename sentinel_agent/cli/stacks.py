@@ -6,15 +6,12 @@ import asyncio
 
 import click
 
-from sentinel_agent.capture.stacks import StackFrame, Stacks, StacksCapture, ThreadStack
+from sentinel_agent.capture.stacks import Stacks, StacksCapture, look
 from sentinel_agent.cli import output
 from sentinel_agent.core.model import Role
 from sentinel_agent.cpython.elf import UnsupportedTargetError
-from sentinel_agent.cpython.process import Interpreter, open_process
-from sentinel_agent.profile.record import MAX_DEPTH, clean_name
 from sentinel_agent.target.discover import Process, resolve
 
-_ATTEMPTS = 50
 _DEEPEST = 60
 
 
@@ -29,7 +26,7 @@ def stacks(pid: int, as_json: bool) -> None:
     """
     process = resolve(pid)
     try:
-        found = read_stacks(open_process(pid))
+        found = look(process.target(Role("", ""), ()))
     except UnsupportedTargetError as error:
         click.secho(f"{error.message}; asking py-spy instead", fg="yellow", err=True)
         found = _by_py_spy(process)
@@ -45,29 +42,6 @@ def stacks(pid: int, as_json: bool) -> None:
             click.echo(output.clean(f"    {frame.function} ({frame.file}:{frame.line})", 400))
         if len(thread.frames) > _DEEPEST:
             click.echo(f"    ... {len(thread.frames) - _DEEPEST} more frames")
-
-
-def read_stacks(interpreter: Interpreter) -> Stacks:
-    """All threads; a reading in which every stack is whole, if one comes within a few attempts, else the last."""
-    for _ in range(_ATTEMPTS):
-        views = interpreter.stacks()
-        if all(view.kind == "whole" for view in views):
-            break
-    return Stacks(
-        tuple(
-            ThreadStack(
-                native_id=view.native_id or 0,
-                name=clean_name(view.name or ""),
-                state=view.state or "waiting",
-                gil=view.gil,
-                frames=tuple(
-                    StackFrame(clean_name(frame.function), clean_name(frame.file), frame.line or 0)
-                    for frame in view.frames[:MAX_DEPTH]
-                ),
-            )
-            for view in views
-        )
-    )
 
 
 def _by_py_spy(process: Process) -> Stacks:

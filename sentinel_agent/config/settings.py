@@ -50,6 +50,32 @@ class SamplerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 512 * 1024
 
 
+class RecorderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The flight recorder: the stacks of the last minutes, always on."""
+
+    enabled: Annotated[bool, Meta(description="whether stacks are recorded at all")] = True
+    window: Annotated[Duration, Meta(ge=5, le=3600, description="how far back stacks are kept")] = 120.0
+    ring_bytes: Annotated[
+        ByteSize,
+        Meta(ge=262144, le=268435456, description="memory for the stacks of one target; bytes win over age"),
+    ] = 10 * 1024**2
+    spool: Annotated[
+        bool, Meta(description="whether stacks also go to disk, so that they outlive the agent")
+    ] = True
+    spool_bytes: Annotated[
+        ByteSize, Meta(ge=1024**2, description="disk space for the stacks of all targets")
+    ] = 64 * 1024**2
+
+
+class OverheadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the agent may cost."""
+
+    cpu: Annotated[
+        float,
+        Meta(ge=0.05, le=100, description="percent of one core for recording stacks, all targets together"),
+    ] = 1.0
+
+
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Overrides for what is otherwise read from the cgroup: explicit beats detected (0: detect)."""
 
@@ -130,6 +156,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "127.0.0.1:9477"
     target: TargetSettings = TargetSettings()
     sampler: SamplerSettings = SamplerSettings()
+    recorder: RecorderSettings = RecorderSettings()
+    overhead: OverheadSettings = OverheadSettings()
     limits: LimitSettings = LimitSettings()
     capture: CaptureSettings = CaptureSettings()
     store: StoreSettings = StoreSettings()

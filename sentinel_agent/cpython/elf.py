@@ -124,12 +124,12 @@ def _candidates(proc: Path, by_path: dict[str, list[Mapping]]) -> Iterator[tuple
 
 def _look_into(path: Path, mappings: list[Mapping]) -> tuple[int, int | None] | None:
     """Addresses of `_PyRuntime` and `Py_Version` in the target, or None where the file holds no CPython."""
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
+    from elftools.common.exceptions import ELFError  # noqa: PLC0415 - 2 MiB that only an attach needs
+    from elftools.elf.elffile import ELFFile  # noqa: PLC0415 - likewise
 
     try:
         with path.open("rb") as file:
-            elf = ELFFile(file)  # type: ignore[no-untyped-call]
+            elf = ELFFile(file)
             bias = _load_bias(elf, mappings)
             runtime = (
                 _dynamic_symbol(elf, "_PyRuntime")
@@ -162,7 +162,7 @@ def _load_bias(elf: Any, mappings: list[Mapping]) -> int | None:
     for segment in elf.iter_segments("PT_LOAD"):
         offset = segment["p_offset"] // _PAGE * _PAGE
         if offset in starts:
-            return starts[offset] - (segment["p_vaddr"] // _PAGE * _PAGE)
+            return starts[offset] - int(segment["p_vaddr"]) // _PAGE * _PAGE
     return None
 
 

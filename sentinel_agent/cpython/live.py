@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentinel_agent.cpython.memory import UnreadableError
 from sentinel_agent.cpython.process import Interpreter, open_process
-from sentinel_agent.errors import NoSuchTargetError, TargetError
+from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, TargetError
 from sentinel_agent.target.liveness import is_running
 
 if TYPE_CHECKING:
     from sentinel_agent.core.model import TargetId
 
-ATTEMPTS = 20
+ATTEMPTS = 12
 """A process that cannot be read so often is not starting any more."""
 
 
@@ -37,14 +36,16 @@ class LiveReader:
         self._left -= 1
         try:
             interpreter = open_process(self._target.pid, self._root)
-            if not is_running(self._target, self._root):  # its pid may have become another process's
-                raise NoSuchTargetError("the process has ended")
-            self.interpreter = interpreter
-        except UnreadableError as error:
-            self.why_not = error.message
-        except TargetError as error:
+        except (NoSuchTargetError, NotPermittedError) as error:
             self.why_not = error.message
             self._left = 0
+        except TargetError as error:  # it may only be starting: its libraries are mapped one by one
+            self.why_not = error.message
+        else:
+            if is_running(self._target, self._root):
+                self.interpreter = interpreter
+            else:  # its pid may have become another process's
+                self.close()
 
     def close(self) -> None:
         """Read no more."""

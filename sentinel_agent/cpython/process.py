@@ -12,18 +12,21 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from sentinel_agent.cpython.code import CodeCache, Frame
 from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate
-from sentinel_agent.cpython.frames import Kind
 from sentinel_agent.cpython.layouts import DEBUG_OFFSETS_SIZE, debug_version, layout_of, told_by_target
-from sentinel_agent.cpython.layouts.model import Layout
 from sentinel_agent.cpython.memory import Memory, ProcessMemory, UnreadableError, must_read
 from sentinel_agent.cpython.modules import Modules
 from sentinel_agent.cpython.objects import Objects
 from sentinel_agent.cpython.tasks import TaskDump, Tasks
-from sentinel_agent.cpython.threads import Threads, ThreadStack, host_ids, kernel_state
+from sentinel_agent.cpython.threads import ThreadFacts, Threads, ThreadStack, host_ids, kernel_state
+
+if TYPE_CHECKING:
+    from sentinel_agent.cpython.frames import Kind
+    from sentinel_agent.cpython.layouts.model import Layout
+    from sentinel_agent.cpython.threads import KernelState
 
 REVALIDATE_EVERY = 64
 """After how many samples the kept code objects are read again."""
@@ -36,7 +39,7 @@ class ThreadView:
 
     native_id: int | None
     name: str | None
-    state: Literal["running", "waiting"] | None
+    state: KernelState | None
     gil: bool | None
     kind: Kind
     frames: tuple[Frame, ...]
@@ -92,13 +95,23 @@ class Interpreter:
                 ThreadView(
                     native_id,
                     known.name,
-                    cast(Literal["running", "waiting"] | None, state),
+                    state,
                     thread.gil,
                     thread.stack.kind,
                     thread.stack.frames,
                 )
             )
         return views
+
+    def facts(self, threads: list[ThreadStack]) -> dict[int, ThreadFacts]:
+        """By the `id` of each thread of a sample, its name and its native id as our pid namespace has it; costs much more than `sample`."""
+        known = self._threads.facts(threads, self._modules.value("threading", "_active"))
+        return {
+            thread.id: ThreadFacts(
+                known[thread.id].name, self._host_id(thread.native_id or known[thread.id].native_id)
+            )
+            for thread in threads
+        }
 
     def task_count(self) -> int | None:
         """How many asyncio tasks the target has registered, done ones that are still alive included; None without asyncio.
@@ -150,12 +163,13 @@ class Interpreter:
         for _ in range(_CHECKS):
             threads = self._threads.read()
             self._check_native_ids(threads)
-            if any(thread.stack.kind == "whole" for thread in threads):
+            whole = [thread.stack for thread in threads if thread.stack.kind == "whole"]
+            if whole:
                 break
         else:
             raise self._moved("no stack of it can be read")
-        for thread in threads:
-            for frame in thread.stack.frames[:1]:
+        for stack in whole:
+            for frame in stack.frames[-1:]:
                 self._check_type(self._objects.type_of(frame.code.address), "code", self.layout.code.size)
 
     def _check_native_ids(self, threads: list[ThreadStack]) -> None:

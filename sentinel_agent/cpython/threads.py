@@ -7,11 +7,11 @@ for granted and confirmed by what each thread's state says, so that a quiet list
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from sentinel_agent.cpython.frames import Reading, Stack, Walk
 from sentinel_agent.cpython.memory import UnreadableError
-from sentinel_agent.cpython.walk_chunks import ChunkFormat, ChunkWalk
+from sentinel_agent.cpython.snapshot import ChunkFormat
+from sentinel_agent.cpython.walk_chunks import ChunkWalk
 from sentinel_agent.cpython.walk_objects import ObjectFormat, ObjectWalk
 
 if TYPE_CHECKING:
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sentinel_agent.cpython.code import CodeCache
+    from sentinel_agent.cpython.frames import Reading, Stack, Walk
     from sentinel_agent.cpython.objects import Objects
 
 MAX_INTERPRETERS = 64
 MAX_THREADS = 2000
 _MAX_NAME = 200
+
+KernelState = Literal["running", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +249,7 @@ def walk_maker(objects: Objects, codes: CodeCache) -> Callable[[int], Walk]:
     return lambda address: ChunkWalk(objects.memory, codes, form, address)
 
 
-def kernel_state(proc: Path, native_id: int) -> str | None:
+def kernel_state(proc: Path, native_id: int) -> KernelState | None:
     """`running` or `waiting`, from /proc/PID/task/TID/stat (proc(5), field 3); None if the thread is not there."""
     try:
         text = (proc / "task" / str(native_id) / "stat").read_bytes()

@@ -21,6 +21,7 @@ class TasksProbe:
 
     def __init__(self, subject: Subject) -> None:
         self._reader = subject.reader
+        self._proc = subject.proc
 
     def read(self, now: Moment) -> list[Reading]:
         """The number of tasks at this moment."""
@@ -28,7 +29,11 @@ class TasksProbe:
 
     def _measure(self) -> dict[str, float]:
         interpreter = self._reader.interpreter
+        count = interpreter.task_count() if interpreter else None
+        if (
+            self._proc.stat().ended
+        ):  # looked at last: it proves that what was read was not another process's memory
+            raise ProcessLookupError
         if interpreter is None:
             raise TargetError(self._reader.why_not)
-        count = interpreter.task_count()
         return {} if count is None else {"tasks": count}

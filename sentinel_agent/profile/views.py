@@ -38,6 +38,13 @@ def select(
     return msgspec.structs.replace(record, samples=samples)
 
 
+def on_cpu_only(record: ProfileRecord) -> ProfileRecord:
+    """The samples that are known to have been on a CPU."""
+    return msgspec.structs.replace(
+        record, samples=tuple(sample for sample in record.samples if sample.on_cpu)
+    )
+
+
 def merged(record: ProfileRecord) -> ProfileRecord:
     """Equal stacks of one thread in one state as one sample: weights and counts summed, the first one's offset."""
     groups: dict[tuple[int, tuple[int, ...], bool | None], list[Sample]] = defaultdict(list)

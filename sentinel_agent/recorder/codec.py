@@ -152,7 +152,7 @@ def _is_torn(data: bytes, at: int) -> bool:
     if len(rest) < _FRAME.size:
         return rest[: len(_MARK)] == _MARK[: len(rest)]
     mark, length, _ = _FRAME.unpack(rest)
-    return mark == _MARK and len(data) - at - _FRAME.size < length <= MAX_BLOCK
+    return bool(mark == _MARK and len(data) - at - _FRAME.size < length <= MAX_BLOCK)
 
 
 def _block(payload: bytes) -> Block | None:

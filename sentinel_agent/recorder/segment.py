@@ -12,13 +12,22 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from sentinel_agent.profile.record import CUT, MAX_DEPTH, clean_name
-from sentinel_agent.recorder.codec import Block, Header, decode_blocks, decode_header, encode_block, encode_header
+from sentinel_agent.recorder.codec import (
+    Block,
+    Header,
+    decode_blocks,
+    decode_header,
+    encode_block,
+    encode_header,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sentinel_agent.recorder.sample import Place, Tick, ThreadSample
+    from sentinel_agent.recorder.sample import Place, ThreadSample, Tick
 
+StoredTick = tuple[float, float, float, int]
+"""Wall, monotonic, period, failed: as in `Tick`."""
 RUN = 5
 """Words of one run: thread, node, flags, first tick, how many ticks."""
 _COUNT = 4
@@ -62,7 +71,7 @@ class OpenSegment:
         self._taken_of_run: dict[int, int] = {}  # of runs that may have grown since
 
     @property
-    def bytes(self) -> int:
+    def held_bytes(self) -> int:
         """Memory that the segment holds, names that it may share with the sampler included."""
         getsizeof = sys.getsizeof
         return (
@@ -89,7 +98,7 @@ class OpenSegment:
         """Add one thread's stack to the tick that has begun.
 
         Raises:
-            FullError: there is no room for its names and frames; it is not in the segment.
+            FullError: there is no room for its names and frames; the segment is as it was.
         """
         tick = len(self._failed) - 1
         thread = self._threads.get((sample.native_id, sample.name))
@@ -106,7 +115,7 @@ class OpenSegment:
         ):
             runs[at + _COUNT] += 1
         else:
-            node = self._node(sample.frames)
+            node = self._node_or_nothing(sample.frames)
             self._last_runs[thread] = len(runs) // RUN
             self._entries += sys.getsizeof(sample.frames) - sys.getsizeof(self._last_frames[thread])
             self._last_frames[thread] = sample.frames
@@ -161,6 +170,18 @@ class OpenSegment:
                 runs.tobytes(),
             )
         )
+
+    def _node_or_nothing(self, frames: tuple[Place, ...]) -> int:
+        texts, places, nodes, entries = len(self._texts), len(self._frames), len(self._nodes), self._entries
+        try:
+            return self._node(frames)
+        except FullError:
+            for table, length in ((self._texts, texts), (self._frames, places), (self._nodes, nodes)):
+                while len(table) > length:
+                    table.popitem()
+            del self._frame_rows[places * 3 :]
+            self._entries = entries
+            raise
 
     def _node(self, frames: tuple[Place, ...]) -> int:
         if len(frames) > MAX_DEPTH:
@@ -221,8 +242,7 @@ class OpenSegment:
 class StoredSegment:
     """A segment as its bytes tell. Nothing in it is believed: what does not fit together is not given out.
 
-    `ticks` are (wall, monotonic, period, failed) by number, `runs` as in a block; `damaged` counts places
-    that could not be read.
+    `ticks` are by number; `damaged` counts places that could not be read.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -233,7 +253,7 @@ class StoredSegment:
         """
         self.header, at = decode_header(data)
         self.damaged = 0
-        self.ticks: dict[int, tuple[float, float, float, int]] = {}
+        self.ticks: dict[int, StoredTick] = {}
         self._run_rows: list[array[int]] = []
         self._texts: dict[int, str] = {}
         self._frames: dict[int, tuple[int, int, int]] = {}
@@ -283,7 +303,9 @@ class StoredSegment:
         except ValueError:
             return False
         self._texts.update(enumerate(map(clean_name, block.texts), block.texts_at))
-        self._frames.update(enumerate(zip(frames[::3], frames[1::3], frames[2::3], strict=True), block.frames_at))
+        self._frames.update(
+            enumerate(zip(frames[::3], frames[1::3], frames[2::3], strict=True), block.frames_at)
+        )
         self._nodes.update(enumerate(nodes, block.nodes_at))
         self._threads.update(enumerate(zip(threads[::2], threads[1::2], strict=True), block.threads_at))
         columns = zip(ticks[::3], ticks[1::3], ticks[2::3], failed, strict=False)
@@ -298,7 +320,7 @@ def _words(kind: str, data: bytes, per_row: int) -> array[int]:
     Raises:
         ValueError: `data` is not a whole number of rows.
     """
-    words: array[int] = array(kind)  # type: ignore[type-var]  # the kind is chosen by the callers above
+    words: array[int] = array(kind)
     words.frombytes(data)
     if len(words) % per_row:
         raise ValueError("a row is cut short")

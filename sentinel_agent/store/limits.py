@@ -31,6 +31,8 @@ def stored_limits(store: Store) -> list[LimitRecord]:
     """
     found: dict[Key, LimitRecord] = {}
     for fire in store.fires():
+        if not fire.cooldown_until:  # the target was spared: the rule did not fire
+            continue
         key = (fire.role, fire.rule)
         earlier = found.get(key, LimitRecord(role=fire.role, rule=fire.rule))
         found[key] = LimitRecord(

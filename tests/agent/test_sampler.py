@@ -176,7 +176,11 @@ def test_a_target_that_was_removed_is_read_no_more_and_its_past_stays(
 
 def test_a_target_may_be_removed_in_the_middle_of_a_tick(fake_clock: FakeClock, series: TargetSeries) -> None:
     """Its end may be noticed by what a tick calls."""
-    made = Sampler(fake_clock, 1.0, lambda _, found, __: made.remove(found.target.pid) and None)
+
+    def remove(_: float, found: TargetSeries, __: Mapping[str, Reading]) -> None:
+        made.remove(found.target.pid)
+
+    made = Sampler(fake_clock, 1.0, remove)
     made.add(series)
     made.tick()
     assert made.targets == {}

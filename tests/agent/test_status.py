@@ -126,15 +126,30 @@ def fleet(writer: StatusWriter, engine: RuleEngine, targets: int, now: float) ->
         writer.note(target, engine.tick(target.role, now, readings, {}))
 
 
-@pytest.mark.parametrize(("rules", "targets"), [(15, 64), (1000, 64)])
-def test_the_status_of_the_largest_fleet_fits(
-    rules: int, targets: int, tmp_path: Path, fake_clock: FakeClock
-) -> None:
+def status_of_fleet(folder: Path, clock: FakeClock, rules: int, targets: int, **keys: Any) -> bytes:
     made = tuple(
-        Rule(name=f"rule-{number}", trigger=Trigger(abs=90.0), metric="cpu") for number in range(rules)
+        Rule(name=f"rule-{number}", trigger=Trigger(abs=90.0), metric="cpu", **keys)
+        for number in range(rules)
     )
-    engine, writer = RuleEngine(made), StatusWriter(tmp_path, fake_clock, frozenset({"stacks"}))
-    fleet(writer, engine, targets, fake_clock.wall())
-    document = _describe(writer, made, engine, Sampler(fake_clock, 1.0, lambda *_: None))
-    print(rules, targets, len(document))
+    engine, writer = RuleEngine(made), StatusWriter(folder, clock, frozenset({"stacks"}))
+    fleet(writer, engine, targets, clock.wall())
+    return _describe(writer, made, engine, Sampler(clock, 1.0, lambda *_: None))
+
+
+def test_the_status_of_a_usual_fleet_is_whole(tmp_path: Path, fake_clock: FakeClock) -> None:
+    """Fifteen rules on as many targets as are watched by default."""
+    found = msgspec.json.decode(status_of_fleet(tmp_path, fake_clock, 15, 64), type=AgentStatus)
+    assert (len(found.states), found.states_left_out) == (15 * 64, 0)
+
+
+@pytest.mark.parametrize("description", ["", "d" * 500])
+def test_the_status_of_the_largest_fleet_is_cut_to_what_may_be_published(
+    description: str, tmp_path: Path, fake_clock: FakeClock
+) -> None:
+    """What fires is kept, what is left out is counted: a thousand rules on 64 targets, with long words too."""
+    document = status_of_fleet(tmp_path, fake_clock, 1000, 64, description=description)
     assert len(document) <= MAX_STATUS_BYTES
+    found = msgspec.json.decode(document, type=AgentStatus)
+    assert len(found.states) + found.states_left_out == 64_000
+    assert len(found.states) >= 700
+    assert {state.decision.state for state in found.states[:700]} == {"firing"}

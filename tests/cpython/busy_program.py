@@ -1,6 +1,6 @@
 """A target that never stands still. Which function calls which it learns first, from `sys.setprofile`, and writes down.
 
-    busy_program.py sync|threads|asyncio SECONDS
+busy_program.py sync|threads|asyncio SECONDS
 """
 
 import asyncio

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from sentinel_agent.core.metrics import METRICS
+from sentinel_agent.cpython.live import LiveReader
 from sentinel_agent.probes.base import Moment, Probe, Rates, Subject
 from sentinel_agent.probes.cpu import CpuProbe, process_clock
 from sentinel_agent.probes.fds import FdsProbe
@@ -42,7 +43,8 @@ def moment(seconds: float | None = None) -> Moment:
 
 def subject_of(proc: ProcDir) -> Subject:
     limits = Limits(cpu_cores=2.0, cpu_source="", memory=GIB, memory_source="")
-    return Subject(target_of(proc.pid, proc.root), proc, lambda _: limits)
+    target = target_of(proc.pid, proc.root)
+    return Subject(target, proc, LiveReader(target.id, proc.root), lambda _: limits)
 
 
 def values(probe: Probe, now: Moment) -> dict[str, float]:
@@ -407,6 +409,7 @@ def test_the_catalogue_and_the_probes_know_the_same_metrics() -> None:
 def test_all_probes_of_this_process_agree_with_its_own_account() -> None:
     """One tick over everything: no error but those this machine is known for; CPU within what getrusage says."""
     with build_probes(target_of(os.getpid()), load_registry([])) as probes:
+        probes.subject.reader.open()
         for probe in probes.probes:
             probe.read(moment(0.0))
         begin = resource.getrusage(resource.RUSAGE_SELF)

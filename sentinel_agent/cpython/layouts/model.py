@@ -73,7 +73,7 @@ class Frame(msgspec.Struct, frozen=True):
 
     `size` is that of the fixed part. `instr` is `f_lasti` up to 3.10 (an int, in bytes up to 3.9, in units of two in 3.10),
     then a pointer. `state` is `f_executing` (one byte) up to 3.9, `f_state` in 3.10. `stacktop` is a pointer up to
-    3.9, the depth above `valuestack` in 3.10, the index into `localsplus` from 3.11 on.
+    3.9, the depth above `valuestack` in 3.10, the index into `localsplus` from 3.11 on. `is_entry` is in 3.11 only.
     """
 
     size: int
@@ -83,6 +83,7 @@ class Frame(msgspec.Struct, frozen=True):
     localsplus: int
     stacktop: int
     owner: int = ABSENT
+    is_entry: int = ABSENT
     state: int = ABSENT
     valuestack: int = ABSENT
 

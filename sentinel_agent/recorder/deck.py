@@ -1,0 +1,153 @@
+"""The recordings of all targets: one loop looks at each as often as the common budget allows, the ring keeps it.
+
+The loop runs beside the sampling of metrics, on the same thread: one look takes some 0.1 ms. Spooling runs on the
+disk's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sentinel_agent.recorder.flight import Flight
+from sentinel_agent.recorder.rate import Load, Rate, RateSettings, plan, smoothed
+from sentinel_agent.recorder.ring import Ring
+from sentinel_agent.recorder.window import window
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from sentinel_agent.clock import Clock
+    from sentinel_agent.config.settings import RecorderSettings
+    from sentinel_agent.core.model import Role, Target
+    from sentinel_agent.cpython.live import LiveReader
+    from sentinel_agent.recorder.ring import Batch, RecorderStatistics
+    from sentinel_agent.recorder.spool import Spool
+    from sentinel_agent.recorder.window import View, Window
+
+PLAN_SECONDS = 1.0
+SPOOL_SECONDS = 2.0
+CLOSED_SECONDS = 0.25
+"""How often a target is tried whose reader is not open."""
+_FIRST_COST = 0.0002
+_LONGEST_SLEEP = 0.25
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One target on the deck. `due` is on the monotonic clock, `cost` in CPU seconds for one look."""
+
+    target: Target
+    flight: Flight
+    due: float
+    cost: float | None = None
+    rate: Rate | None = None
+
+
+class FlightDeck:
+    """Records every target that is added.
+
+    `cores` says how many cores a process (by pid) uses just now, as its last reading told; `budget` is what all
+    looks together may cost, in cores.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        settings: RecorderSettings,
+        budget: float,
+        cores: Callable[[int], float],
+        spool: Spool | None,
+    ) -> None:
+        self.settings = settings
+        self.budget = budget
+        self._clock = clock
+        self._cores = cores
+        self._spool = spool
+        self._seats: dict[int, _Seat] = {}
+        self._planned = 0.0
+
+    def add(self, target: Target, reader: LiveReader) -> None:
+        """Record one more target from now on."""
+        run = int(self._clock.wall() * 1e9)
+        ring = Ring(
+            target.role,
+            target.id,
+            run,
+            max_bytes=self.settings.ring_bytes,
+            max_age=self.settings.window,
+            spooled=self._spool is not None,
+        )
+        flight = Flight(target.pid, reader, ring)
+        self._seats[target.pid] = _Seat(target, flight, self._clock.monotonic())
+
+    def remove(self, pid: int) -> None:
+        """Stop recording; whoever holds the ring can still read it."""
+        seat = self._seats.pop(pid, None)
+        if seat is not None:
+            seat.flight.close()
+
+    def ring(self, pid: int) -> Ring | None:
+        """The ring of a target."""
+        seat = self._seats.get(pid)
+        return seat.flight.ring if seat else None
+
+    def statistics(self) -> dict[int, RecorderStatistics]:
+        """Of each ring, by pid."""
+        return {pid: seat.flight.ring.statistics() for pid, seat in self._seats.items()}
+
+    async def run(self) -> None:
+        """Look at every target when it is due, for ever."""
+        while True:
+            now = self._clock.monotonic()
+            if now - self._planned >= PLAN_SECONDS:
+                self._plan_rates()
+                self._planned = now
+            for seat in tuple(self._seats.values()):
+                if seat.due <= now:
+                    self._look(seat)
+            due = min((seat.due for seat in self._seats.values()), default=now + _LONGEST_SLEEP)
+            await self._clock.sleep(min(due - self._clock.monotonic(), _LONGEST_SLEEP))
+
+    def _look(self, seat: _Seat) -> None:
+        now = self._clock.monotonic()
+        rate = seat.rate.rate if seat.rate else RateSettings().base
+        period = 1 / rate
+        if seat.flight.sample(self._clock.wall(), now, period, max(0.0, now - seat.due)):
+            seat.cost = smoothed(seat.cost, seat.flight.cost)
+            seat.due = max(seat.due + period, now)
+        else:
+            seat.due = now + CLOSED_SECONDS
+
+    def _plan_rates(self) -> None:
+        loads = {
+            pid: Load(seat.cost if seat.cost is not None else _FIRST_COST, self._cores(pid))
+            for pid, seat in self._seats.items()
+        }
+        before = {pid: seat.rate for pid, seat in self._seats.items() if seat.rate is not None}
+        for pid, rate in plan(loads, RateSettings(budget=self.budget), before).items():
+            self._seats[pid].rate = rate
+
+    async def spool(self, write: Callable[[Spool, Sequence[Batch], float], Awaitable[None]]) -> None:
+        """Hand what the spool has not got yet to `write`, which is to bring it to the disk off this thread."""
+        if self._spool is None:
+            return
+        batches = [batch for seat in self._seats.values() for batch in seat.flight.ring.take()]
+        if batches:
+            await write(self._spool, batches, self._clock.wall())
+
+    async def window(
+        self, role: Role, ring: Ring | None, since: float, until: float, view: View = "wall"
+    ) -> Window:
+        """What was recorded of a role between two times (seconds since the epoch), from the ring and from the spool.
+
+        Raises:
+            ValueError: the window is empty.
+        """
+        pieces = ring.snapshot(since) if ring is not None else []
+        return await asyncio.to_thread(self._read, role, pieces, since, until, view)
+
+    def _read(self, role: Role, pieces: list[bytes], since: float, until: float, view: View) -> Window:
+        older = self._spool.read(role, since) if self._spool is not None else ()
+        return window([*pieces, *older], since, until, view=view)
