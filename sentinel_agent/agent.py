@@ -23,8 +23,7 @@ from sentinel_agent.core.metrics import unit_of
 from sentinel_agent.core.sentence import summary
 from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.probes.registry import load_registry
-from sentinel_agent.recorder.deck import SPOOL_SECONDS, FlightDeck
-from sentinel_agent.recorder.spool import Spool
+from sentinel_agent.recorder.deck import SPOOL_SECONDS, make_deck
 from sentinel_agent.responder import DiskThread, Firing, Responder
 from sentinel_agent.sampler import Sampler
 from sentinel_agent.status import StatusWriter
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.clock import Clock
     from sentinel_agent.config.load import Loaded
-    from sentinel_agent.config.settings import CaptureSettings, Settings
+    from sentinel_agent.config.settings import CaptureSettings
     from sentinel_agent.config.watch import Reloader
     from sentinel_agent.core.decision import Decision
     from sentinel_agent.core.event import Event
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from sentinel_agent.core.model import Reading
     from sentinel_agent.core.rule import Rule
     from sentinel_agent.recorder.ring import Batch
+    from sentinel_agent.recorder.spool import Spool
     from sentinel_agent.sampler import TargetSeries
     from sentinel_agent.store.store import Store
     from sentinel_agent.watchlist import WatchRequest
@@ -109,7 +109,7 @@ class Agent:
             window_before=settings.capture.window_before,
             tell=self._tell,
         )
-        self._deck = self._make_deck(settings)
+        self._deck = make_deck(settings, store.data_dir, clock, self._cores)
         self._responder.deck = self._deck
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
         self._responding: set[asyncio.Task[None]] = set()
@@ -279,22 +279,6 @@ class Agent:
             if getattr(settings, name) != getattr(before.settings, name):
                 changes.append(f"settings of {name} (in force after a restart)")
         return tuple(changes)
-
-    def _make_deck(self, settings: Settings) -> FlightDeck | None:
-        """The flight recorder, unless it is switched off."""
-        recorder = settings.recorder
-        if not recorder.enabled:
-            return None
-        spool = None
-        if recorder.spool:
-            spool = Spool(
-                self._store.data_dir / "recorder",
-                max_role_bytes=recorder.spool_bytes // 4,
-                max_bytes=recorder.spool_bytes,
-                max_age=2 * recorder.window,
-                min_free_bytes=settings.store.min_free_bytes,
-            )
-        return FlightDeck(self._clock, recorder, settings.overhead.cpu / 100, self._cores, spool)
 
     def _recording(self) -> list[Coroutine[None, None, None]]:
         """The recorder's loop and its way to the disk."""

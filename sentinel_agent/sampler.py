@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.clock import Clock
     from sentinel_agent.core.model import Reading, Target
-    from sentinel_agent.cpython.live import LiveReader
+    from sentinel_agent.probes.live import LiveReader
     from sentinel_agent.probes.registry import ProbeSet
 
 

@@ -65,7 +65,7 @@ async def _attach(
     reporter.note(
         f"{enabled} rules, a reading every {format_duration(settings.sampler.interval)}; "
         f"incidents go to {invocation.data_dir}/incidents. Ctrl-C ends.",
-        "dim",
+        dim=True,
     )
     await watch(agent, asyncio.Event(), for_seconds)
     if not agent.targets_seen and not (request.match or settings.target.match):
@@ -76,4 +76,4 @@ async def _attach(
             hint="look at the command lines with: ps -eo pid,args",
         )
     count = len(reporter.sealed)
-    reporter.note(f"{count} incident{'s' if count != 1 else ''} saved.", "dim")
+    reporter.note(f"{count} incident{'s' if count != 1 else ''} saved.", dim=True)

@@ -91,7 +91,7 @@ class _Tour:
         stop = asyncio.Event()
         stop_on_signals(stop, (signal.SIGINT, signal.SIGTERM))
         self._reporter.note(
-            "Starting an upstream and an asyncio gateway in front of it, with traffic.", "bold"
+            "Starting an upstream and an asyncio gateway in front of it, with traffic.", bold=True
         )
         async with running_service() as service, traffic(service) as client:
             agent = agent_for(
@@ -117,14 +117,14 @@ class _Tour:
     async def _play(
         self, faults: Sequence[Fault], client: ClientSession, service: Service, stop: asyncio.Event
     ) -> None:
-        self._reporter.note(f"Watching it for {_WARMUP_SECONDS:.0f} s, to know what is usual.", "bold")
+        self._reporter.note(f"Watching it for {_WARMUP_SECONDS:.0f} s, to know what is usual.", bold=True)
         await asyncio.sleep(_WARMUP_SECONDS)
         for number, fault in enumerate(faults, 1):
-            self._reporter.note(f"\nFault {number} of {len(faults)}: {fault.words}.", "bold")
+            self._reporter.note(f"\nFault {number} of {len(faults)}: {fault.words}.", bold=True)
             await self._make(fault, client, service)
         self._where_to_look()
         if not self._once:
-            self._reporter.note("\nThe gateway and the agent keep running. Ctrl-C ends.", "bold")
+            self._reporter.note("\nThe gateway and the agent keep running. Ctrl-C ends.", bold=True)
             await stop.wait()
 
     async def _make(self, fault: Fault, client: ClientSession, service: Service) -> None:
@@ -144,7 +144,7 @@ class _Tour:
     def _where_to_look(self) -> None:
         data_dir = self._invocation.data_dir
         newest = self._reporter.sealed[-1].id
-        self._reporter.note("\nAll three are saved. Where to look:", "bold")
+        self._reporter.note("\nAll three are saved. Where to look:", bold=True)
         for words in (("list",), ("show", newest), ("export", newest, "--format", "svg")):
             self._reporter.note(f"  {show_command(data_dir, 'incidents', *words)}")
         self._reporter.note(f"  the files themselves: {data_dir}/incidents")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.text import Text
 
-from sentinel_agent.cli.output import clean, console, show_time, to_json
+from sentinel_agent.cli.output import clean, show_time, to_json
 from sentinel_agent.cli.scene import headline
 from sentinel_agent.core.event import (
     IncidentLost,
@@ -35,7 +35,6 @@ class Reporter:
         self._data_dir = data_dir
         self._as_json = as_json
         self._to_stderr = to_stderr
-        self._console = console(stderr=to_stderr)
         self.sealed: list[Incident] = []
 
     def __call__(self, event: Event) -> None:
@@ -46,43 +45,51 @@ class Reporter:
         else:
             self._say(event)
 
-    def note(self, text: str, style: str = "") -> None:
-        """A line that is no event; silent with `--json`."""
+    def note(self, text: str, **style: Any) -> None:
+        """A line that is no event, in a style of `click.style`; silent with `--json`."""
         if not self._as_json:
-            self._console.print(Text(text, style=style))
+            self._print(text, **style)
 
     def _say(self, event: Event) -> None:
         match event:
             case TargetAppeared():
                 python = f"Python {event.target.python}" if event.target.python else "no Python found"
-                self._line(event.time, "watching", f"{label(event.target)}, {python}", "green")
+                self._line(event.time, "watching", f"{label(event.target)}, {python}", fg="green")
             case TargetGone():
-                self._line(event.time, "gone", f"{label(event.target)} {event.how}", "yellow")
+                self._line(event.time, "gone", f"{label(event.target)} {event.how}", fg="yellow")
             case IncidentOpened():
-                self._line(event.time, "firing", f"{event.rule}: {event.summary}", "bold red")
+                self._line(event.time, "firing", f"{event.rule}: {event.summary}", fg="red", bold=True)
             case IncidentSealed():
                 self._sealed(event.incident, event.time)
             case IncidentLost():
                 self._line(
-                    event.time, "lost", f"{event.rule} on {label(event.target)}: {event.why}", "bold red"
+                    event.time,
+                    "lost",
+                    f"{event.rule} on {label(event.target)}: {event.why}",
+                    fg="red",
+                    bold=True,
                 )
             case SettingsReloaded():
                 self._line(
                     event.time,
                     "reloaded",
                     ", ".join(event.changes) or "nothing that matters changed",
-                    "green",
+                    fg="green",
                 )
             case SettingsRefused():
                 self._line(
-                    event.time, "refused", f"the changed settings stay out; {event.faults}", "bold red"
+                    event.time,
+                    "refused",
+                    f"the changed settings stay out; {event.faults}",
+                    fg="red",
+                    bold=True,
                 )
             case Trouble():
-                self._line(event.time, "trouble", event.what, "yellow")
+                self._line(event.time, "trouble", event.what, fg="yellow")
 
     def _sealed(self, incident: Incident, time: float) -> None:
         self._line(
-            time, "saved", f"{incident.rule} on {label(incident.target)} as incident {incident.id}", "bold"
+            time, "saved", f"{incident.rule} on {label(incident.target)} as incident {incident.id}", bold=True
         )
         answer = headline(self._data_dir / "incidents" / incident.id, incident)
         if answer:
@@ -92,12 +99,17 @@ class Reporter:
                 self._detail(f"{report.kind} {report.status}: {report.reason}")
         self._detail(show_command(self._data_dir, "incidents", "show", incident.id))
 
-    def _line(self, time: float, word: str, text: str, style: str) -> None:
-        stamp = Text(show_time(time)[11:19], style="dim")
-        self._console.print(stamp, Text(f"{word:>9}", style=style), Text(clean(text)))
+    def _line(self, time: float, word: str, text: str, **style: Any) -> None:
+        stamp = click.style(show_time(time)[11:19], dim=True)
+        self._print(f"{stamp} {click.style(f'{word:>9}', **style)} {clean(text)}")
 
     def _detail(self, text: str) -> None:
-        self._console.print(Text(f"{'':19}{clean(text)}", style="dim"))
+        self._print(f"{'':19}{clean(text)}", dim=True)
+
+    def _print(self, text: str, **style: Any) -> None:
+        """Click takes the colour away where the stream is no terminal; https://no-color.org asks for more."""
+        colour = False if os.environ.get("NO_COLOR") else None
+        click.secho(text, err=self._to_stderr, color=colour, **style)
 
 
 def label(target: Target) -> str:

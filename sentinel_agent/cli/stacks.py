@@ -8,6 +8,7 @@ import click
 
 from sentinel_agent.capture.stacks import Stacks, StacksCapture, look
 from sentinel_agent.cli import output
+from sentinel_agent.cli.common import Invocation, common_options
 from sentinel_agent.core.model import Role
 from sentinel_agent.cpython.elf import UnsupportedTargetError
 from sentinel_agent.target.discover import Process, resolve
@@ -18,7 +19,8 @@ _DEEPEST = 60
 @click.command()
 @click.argument("pid", metavar="PID", type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-def stacks(pid: int, as_json: bool) -> None:
+@common_options
+def stacks(invocation: Invocation, pid: int, as_json: bool) -> None:
     """Show the stacks of all threads of a process, innermost frame first.
 
     Nothing is run in the process and it is not paused. A stack that changed while it was read is shown with a

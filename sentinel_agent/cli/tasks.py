@@ -6,6 +6,7 @@ import click
 
 from sentinel_agent.capture.tasks import read_tasks
 from sentinel_agent.cli import output, task_view
+from sentinel_agent.cli.common import Invocation, common_options
 from sentinel_agent.target.discover import resolve
 
 
@@ -14,7 +15,8 @@ from sentinel_agent.target.discover import resolve
 @click.option("--tree", "as_tree", is_flag=True, help="The await chains merged into a tree.")
 @click.option("--all", "everything", is_flag=True, help="Every group, not only the ten largest.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document with every task.")
-def tasks(pid: int, as_tree: bool, everything: bool, as_json: bool) -> None:
+@common_options
+def tasks(invocation: Invocation, pid: int, as_tree: bool, everything: bool, as_json: bool) -> None:
     """Show the asyncio tasks of a process: how many, where they wait, grouped by await chain.
 
     Nothing is run in the process and it is not paused.

@@ -141,7 +141,7 @@ class Objects:
         if not 0 <= count <= 3:
             return None
         digits = struct.unpack_from("<3I", head, objects.int_digits)
-        value = sum(digit << 30 * i for i, digit in enumerate(digits[:count]))
+        value: int = sum(digit << 30 * i for i, digit in enumerate(digits[:count]))
         return -value if negative else value
 
     def mapping_items(self, address: int, most: int = MAX_ENTRIES) -> Iterator[tuple[int, int]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sentinel_agent.core.model import Target
-    from sentinel_agent.cpython.live import LiveReader
+    from sentinel_agent.probes.live import LiveReader
     from sentinel_agent.target.cgroup import Limits
     from sentinel_agent.target.procfs import ProcDir
 

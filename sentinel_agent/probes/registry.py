@@ -14,11 +14,11 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sentinel_agent.core.model import Reading
-from sentinel_agent.cpython.live import LiveReader
 from sentinel_agent.probes.base import Probe, Subject, in_words, reading
 from sentinel_agent.probes.cgroup import MemoryEventsProbe, OomKillsProbe, ThrottlingProbe
 from sentinel_agent.probes.cpu import CpuProbe
 from sentinel_agent.probes.fds import FdsProbe
+from sentinel_agent.probes.live import LiveReader
 from sentinel_agent.probes.memory import MemoryProbe
 from sentinel_agent.probes.storage import StorageProbe, WaitProbe
 from sentinel_agent.probes.switches import SwitchesProbe

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from time import process_time
 from typing import TYPE_CHECKING
 
 from sentinel_agent.recorder.flight import Flight
 from sentinel_agent.recorder.rate import Load, Rate, RateSettings, plan, smoothed
 from sentinel_agent.recorder.ring import Ring
+from sentinel_agent.recorder.spool import Spool
 from sentinel_agent.recorder.window import window
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from sentinel_agent.clock import Clock
-    from sentinel_agent.config.settings import RecorderSettings
+    from sentinel_agent.config.settings import RecorderSettings, Settings
     from sentinel_agent.core.model import Role, Target
-    from sentinel_agent.cpython.live import LiveReader
+    from sentinel_agent.probes.live import LiveReader
     from sentinel_agent.recorder.ring import Batch, RecorderStatistics
-    from sentinel_agent.recorder.spool import Spool
     from sentinel_agent.recorder.window import View, Window
 
 PLAN_SECONDS = 1.0
@@ -31,6 +33,8 @@ SPOOL_SECONDS = 2.0
 CLOSED_SECONDS = 0.25
 """How often a target is tried whose reader is not open."""
 _FIRST_COST = 0.0002
+_LEAST_SHARE = 0.3
+"""Of the whole overhead the recorder may always take this much, whatever the rest of the agent costs."""
 _LONGEST_SLEEP = 0.25
 
 
@@ -48,25 +52,28 @@ class _Seat:
 class FlightDeck:
     """Records every target that is added.
 
-    `cores` says how many cores a process (by pid) uses just now, as its last reading told; `budget` is what all
-    looks together may cost, in cores.
+    `cores` says how many cores a process (by pid) uses just now, as its last reading told; `overhead` is what the
+    whole agent may cost, in cores. What the rest of it does not use is for looking.
     """
 
     def __init__(
         self,
         clock: Clock,
         settings: RecorderSettings,
-        budget: float,
+        overhead: float,
         cores: Callable[[int], float],
         spool: Spool | None,
     ) -> None:
         self.settings = settings
-        self.budget = budget
+        self.overhead = overhead
         self._clock = clock
         self._cores = cores
         self._spool = spool
         self._seats: dict[int, _Seat] = {}
-        self._planned = 0.0
+        self._planned = clock.monotonic()
+        self._cpu_before = process_time()
+        self._spent = 0.0
+        self._others: float | None = None
 
     def add(self, target: Target, reader: LiveReader) -> None:
         """Record one more target from now on."""
@@ -102,7 +109,7 @@ class FlightDeck:
         while True:
             now = self._clock.monotonic()
             if now - self._planned >= PLAN_SECONDS:
-                self._plan_rates()
+                self._plan_rates(now - self._planned)
                 self._planned = now
             for seat in tuple(self._seats.values()):
                 if seat.due <= now:
@@ -116,18 +123,27 @@ class FlightDeck:
         period = 1 / rate
         if seat.flight.sample(self._clock.wall(), now, period, max(0.0, now - seat.due)):
             seat.cost = smoothed(seat.cost, seat.flight.cost)
+            self._spent += seat.flight.cost
             seat.due = max(seat.due + period, now)
         else:
             seat.due = now + CLOSED_SECONDS
 
-    def _plan_rates(self) -> None:
+    def _plan_rates(self, elapsed: float) -> None:
         loads = {
             pid: Load(seat.cost if seat.cost is not None else _FIRST_COST, self._cores(pid))
             for pid, seat in self._seats.items()
         }
         before = {pid: seat.rate for pid, seat in self._seats.items() if seat.rate is not None}
-        for pid, rate in plan(loads, RateSettings(budget=self.budget), before).items():
+        for pid, rate in plan(loads, RateSettings(budget=self._budget(elapsed)), before).items():
             self._seats[pid].rate = rate
+
+    def _budget(self, elapsed: float) -> float:
+        """What looking may cost, in cores: the overhead less what the rest of the agent has used lately."""
+        cpu = process_time()
+        others = max(0.0, cpu - self._cpu_before - self._spent) / elapsed
+        self._cpu_before, self._spent = cpu, 0.0
+        self._others = smoothed(self._others, others)
+        return max(self.overhead - self._others, self.overhead * _LEAST_SHARE)
 
     async def spool(self, write: Callable[[Spool, Sequence[Batch], float], Awaitable[None]]) -> None:
         """Hand what the spool has not got yet to `write`, which is to bring it to the disk off this thread."""
@@ -151,3 +167,22 @@ class FlightDeck:
     def _read(self, role: Role, pieces: list[bytes], since: float, until: float, view: View) -> Window:
         older = self._spool.read(role, since) if self._spool is not None else ()
         return window([*pieces, *older], since, until, view=view)
+
+
+def make_deck(
+    settings: Settings, data_dir: Path, clock: Clock, cores: Callable[[int], float]
+) -> FlightDeck | None:
+    """The flight recorder as the settings have it; None where it is switched off."""
+    recorder = settings.recorder
+    if not recorder.enabled:
+        return None
+    spool = None
+    if recorder.spool:
+        spool = Spool(
+            data_dir / "recorder",
+            max_role_bytes=recorder.spool_bytes // 4,
+            max_bytes=recorder.spool_bytes,
+            max_age=2 * recorder.window,
+            min_free_bytes=settings.store.min_free_bytes,
+        )
+    return FlightDeck(clock, recorder, settings.overhead.cpu / 100, cores, spool)

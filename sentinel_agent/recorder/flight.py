@@ -17,9 +17,9 @@ from sentinel_agent.recorder.sample import ThreadSample, Tick
 
 if TYPE_CHECKING:
     from sentinel_agent.cpython.code import Frame
-    from sentinel_agent.cpython.live import LiveReader
     from sentinel_agent.cpython.process import Interpreter
     from sentinel_agent.cpython.threads import ThreadFacts, ThreadStack
+    from sentinel_agent.probes.live import LiveReader
     from sentinel_agent.recorder.ring import Ring
     from sentinel_agent.recorder.sample import Place
 

@@ -281,7 +281,7 @@ class StoredSegment:
         places: list[Place] = []
         while node:
             key = self._nodes.get(node)
-            if key is None or key >> 32 >= node or len(places) >= MAX_DEPTH:
+            if key is None or len(places) >= MAX_DEPTH:  # or the nodes have a loop
                 return None
             place = self._place(key & _MAX_WORD)
             if place is None:

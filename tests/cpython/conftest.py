@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 PROGRAM = Path(__file__).with_name("target_program.py")
+BUSY_PROGRAM = str(Path(__file__).with_name("busy_program.py"))
 MINORS = [int(part) for part in os.environ.get("SENTINEL_TEST_MINORS", "8,9,10,11,12,13").split(",")]
 
 
@@ -63,7 +64,10 @@ def start_target() -> Iterator[StartTarget]:
     running: list[subprocess.Popen[bytes]] = []
 
     def start(python: Path, *arguments: str) -> Target:
-        command = [str(python), *(arguments if arguments[0] == "-c" else (str(PROGRAM), *arguments))]
+        command = [
+            str(python),
+            *(arguments if arguments[0] in ("-c", BUSY_PROGRAM) else (str(PROGRAM), *arguments)),
+        ]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         running.append(process)
         return Target(process)

@@ -4,6 +4,9 @@ One JSON line goes to stdout when every thread but the reporter is blocked. The 
 Truth comes from the interpreter itself: `sys._current_frames()`, `asyncio.all_tasks()`, `cr_await` and its kin.
 """
 
+# It must run on 3.8, and its shapes are Python's own objects: types would say nothing.
+# mypy: ignore-errors
+
 import asyncio
 import contextlib
 import functools
@@ -94,7 +97,7 @@ def unwinding():
 def many_threads():
     scenes = [plain, sorted_with_key, unwinding, Builder, functools.partial(recursion, 40)]
     for i in range(20):
-        threading.Thread(target=scenes[i % len(scenes)], name="worker \u00fc %d" % i, daemon=True).start()
+        threading.Thread(target=scenes[i % len(scenes)], name=f"worker \u00fc {i}", daemon=True).start()
     plain()
 
 
@@ -227,6 +230,19 @@ def inside(awaited):
     )
 
 
+def running(frame, current):
+    """The frames from one that executes to the innermost of its thread; none if no thread executes it."""
+    for leaf in current.values():
+        found = []
+        caller = leaf
+        while caller is not None:
+            found.append(place(caller))
+            if caller is frame:
+                return found[::-1]
+            caller = caller.f_back
+    return []
+
+
 def await_chain(awaited, current):
     """Frames from the task's coroutine on; for one that runs, on to the innermost frame of its thread."""
     frames = []
@@ -236,14 +252,10 @@ def await_chain(awaited, current):
                 frame = getattr(awaited, prefix + "_frame")
                 if frame is None:
                     return frames
-                if getattr(awaited, prefix + "_running"):
-                    for leaf in current.values():
-                        run = []
-                        while leaf is not None and leaf is not frame:
-                            run.append(place(leaf))
-                            leaf = leaf.f_back
-                        if leaf is frame:
-                            return frames + [place(frame)] + run[::-1]
+                # An asynchronous generator says that it runs while it waits, too.
+                executed = running(frame, current) if getattr(awaited, prefix + "_running") else []
+                if executed:
+                    return frames + executed
                 frames.append(place(frame))
                 awaited = getattr(awaited, prefix + "_await", None) or getattr(
                     awaited, prefix + "_yieldfrom", None
@@ -259,7 +271,7 @@ def waiting_on(task):
     if future is None:
         return None
     if isinstance(future, (asyncio.Task, asyncio.tasks._PyTask)):
-        return "Task %r" % future.get_name()
+        return f"Task {future.get_name()!r}"
     return type(future).__name__
 
 

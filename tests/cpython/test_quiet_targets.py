@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sentinel_agent.cpython.process import Interpreter, ThreadView, open_process
-from tests.cpython.conftest import StartTarget, Target
+
+if TYPE_CHECKING:
+    from tests.cpython.conftest import StartTarget, Target
 
 SCENES = ["plain", "recursion", "sorted_with_key", "generators", "unwinding", "threads", "nested"]
 TASK_SCENES = ["tasks", "running_task", "loops"]

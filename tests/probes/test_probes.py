@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from sentinel_agent.core.metrics import METRICS
-from sentinel_agent.cpython.live import LiveReader
+from sentinel_agent.probes.live import LiveReader
 from sentinel_agent.probes.base import Moment, Probe, Rates, Subject
 from sentinel_agent.probes.cpu import CpuProbe, process_clock
 from sentinel_agent.probes.fds import FdsProbe

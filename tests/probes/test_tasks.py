@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sentinel_agent.cpython.live import ATTEMPTS, LiveReader
+from sentinel_agent.probes.live import ATTEMPTS, LiveReader
 from sentinel_agent.probes.base import Moment
 from sentinel_agent.probes.registry import build_probes, load_registry
 from sentinel_agent.target.identity import identify

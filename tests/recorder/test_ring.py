@@ -45,6 +45,16 @@ def test_what_was_put_in_comes_out(looks: list[list[ThreadSample]], taken: list[
     assert [batch.first for batch in spooled] == [index == 0 for index in range(len(spooled))]
 
 
+def test_a_change_of_state_alone_is_kept() -> None:
+    """One thread in one stack that goes on and off the CPU and is torn now and then: each sample as it was."""
+    ring = make_ring()
+    states = [(on_cpu, partial) for on_cpu in (True, False, None, True) for partial in (False, True, True)]
+    ticks = [tick(n, [sample(on_cpu=on, partial=torn)]) for n, (on, torn) in enumerate(states)]
+    for one in ticks:
+        ring.put(one)
+    assert recorded(ring.snapshot()) == put_in(ticks)
+
+
 def test_what_the_spool_is_given_holds_the_samples_of_every_segment() -> None:
     """Over several segments, appended by number, taken once a second."""
     ring = make_ring(spooled=True, max_age=8.0)

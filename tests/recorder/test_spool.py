@@ -135,6 +135,18 @@ def test_a_role_keeps_its_bytes(root: Path) -> None:
     assert next(iter(spool.read(ROLE))).endswith(given[-1].data)
 
 
+def test_a_segment_that_grows_keeps_the_bytes_too(root: Path) -> None:
+    """Segments of 50 s, appended to each second: what went before makes room, at no moment is there too much."""
+    spool, ring = Spool(root, max_role_bytes=128 * 1024), make_ring(spooled=True, max_age=400.0)
+    for n in range(19 * 120):
+        ring.put(tick(n, [sample(((f"leaf_{n}", "x.py", 1), *STACK))]))
+        if n % 19 == 18:
+            write_all(spool, ring.take())
+            assert bytes_in(root) <= 128 * 1024
+    assert spool.statistics().removed > 0
+    assert list(spool.read(ROLE))
+
+
 def test_all_roles_together_keep_their_bytes(root: Path) -> None:
     """Twenty roles, written in turn: together never over the bound; a folder that is empty goes too."""
     roles = [Role("gateway", "host-1", f"worker-{n}") for n in range(20)]

@@ -41,6 +41,9 @@ class LiveReader:
             self._left = 0
         except TargetError as error:  # it may only be starting: its libraries are mapped one by one
             self.why_not = error.message
+        except Exception as error:  # noqa: BLE001 - a fault of our reader must not end the agent: it reads less and says so
+            self.why_not = f"internal fault of the reader: {type(error).__name__}: {error}"[:300]
+            self._left = 0
         else:
             if is_running(self._target, self._root):
                 self.interpreter = interpreter
