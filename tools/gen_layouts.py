@@ -45,14 +45,12 @@ HEADER_ROWS = [
     _at("runtime.gil_locked", "_PyRuntimeState", "ceval.gil.locked", 8, 11),
     _at("runtime.gil_holder", "_PyRuntimeState", "ceval.gil.last_holder", 8, 11),
     _at("interp.next", "PyInterpreterState", "next"),
-    _at("interp.id", "PyInterpreterState", "id"),
     _at("interp.threads_head", "PyInterpreterState", "tstate_head", 8, 10),
     _at("interp.threads_head", "PyInterpreterState", "threads.head", 11),
     _at("interp.modules", "PyInterpreterState", "modules", 8, 11),
     _at("interp.modules", "PyInterpreterState", "imports.modules", 12),
     _at("interp.sysdict", "PyInterpreterState", "sysdict"),
     _at("interp.gil", "PyInterpreterState", "ceval.gil", 12),
-    _at("interp.generation_stats", "PyInterpreterState", "gc.generation_stats", 9),
     _at("gil.locked", "struct _gil_runtime_state", "locked", 12),
     _at("gil.holder", "struct _gil_runtime_state", "last_holder", 12),
     Row("thread.size", "sizeof(PyThreadState)"),
@@ -69,7 +67,6 @@ HEADER_ROWS = [
     _at("thread.datastack_top", "PyThreadState", "datastack_top", 11),
     _at("chunk.previous", "_PyStackChunk", "previous", 11),
     _at("chunk.size", "_PyStackChunk", "size", 11),
-    _at("chunk.top", "_PyStackChunk", "top", 11),
     _at("chunk.data", "_PyStackChunk", "data", 11),
     Row("frame.size", "offsetof(PyFrameObject, f_localsplus)", 8, 10),
     Row("frame.size", "(FRAME_SPECIALS_SIZE) * sizeof(void *)", 11),
@@ -98,7 +95,6 @@ HEADER_ROWS = [
     _at("code.firstlineno", "PyCodeObject", "co_firstlineno"),
     _at("code.linetable", "PyCodeObject", "co_lnotab", 8, 9),
     _at("code.linetable", "PyCodeObject", "co_linetable", 10),
-    _at("code.flags", "PyCodeObject", "co_flags"),
     _at("code.stacksize", "PyCodeObject", "co_stacksize"),
     _at("code.bytecode", "PyCodeObject", "co_code", 8, 10),
     _at("code.bytecode", "PyCodeObject", "co_code_adaptive", 11),
@@ -150,8 +146,6 @@ HEADER_ROWS = [
     Row("generator.size", "sizeof(PyCoroObject)"),
     _at("generator.frame", "PyGenObject", "gi_frame", 8, 10),
     _at("generator.frame", "PyGenObject", "gi_iframe", 11),
-    _at("generator.code", "PyGenObject", "gi_code", 8, 11),
-    Row("generator.code", "-1", 12),
     _at("generator.qualname", "PyGenObject", "gi_qualname"),
     _at("generator.frame_state", "PyGenObject", "gi_frame_state", 11),
     Row("generator.executing", "FRAME_EXECUTING", 10),
@@ -174,13 +168,10 @@ CORE_DEBUG_ROWS = [
 ]
 ASYNCIO_ROWS = [
     Row("task.size", "TaskObj"),
-    Row("task.future_size", "FutureObj"),
-    Row("task.loop", "TaskObj.task_loop"),
     Row("task.state", "TaskObj.task_state"),
     Row("task.coro", "TaskObj.task_coro"),
     Row("task.name", "TaskObj.task_name"),
     Row("task.waiter", "TaskObj.task_fut_waiter"),
-    Row("task.iter_future", "futureiterobject.future"),
 ]
 
 _PROGRAM_HEAD = """

@@ -71,7 +71,6 @@ class Code:
         "file",
         "first_line",
         "first_traceable",
-        "flags",
         "frame_size",
         "function",
         "head",
@@ -87,7 +86,6 @@ class Code:
         self.first_line = first_line
         self.minor = minor
         self.head = b""
-        self.flags = 0
         self.bytecode = 0
         self.bytecode_size = 0
         self.first_traceable = 0
@@ -246,7 +244,6 @@ class CodeCache:
         first_line = int.from_bytes(head[layout.firstlineno : layout.firstlineno + 4], "little", signed=True)
         code = Code(address, function_text, file_text, first_line, objects.bytes_of(table, _MAX_TABLE), minor)
         code.head = self._stable(head)
-        code.flags = int.from_bytes(head[layout.flags : layout.flags + 4], "little")
         self._measure(code, head)
         return code
 

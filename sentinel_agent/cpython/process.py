@@ -168,9 +168,16 @@ class Interpreter:
                 break
         else:
             raise self._moved("no stack of it can be read")
-        for stack in whole:
-            for frame in stack.frames[-1:]:
-                self._check_type(self._objects.type_of(frame.code.address), "code", self.layout.code.size)
+        codes = {frame.code for stack in whole for frame in stack.frames}
+        named: list[bool] = []
+        for code in list(codes)[:_CHECKS]:
+            self._check_type(self._objects.type_of(code.address), "code", self.layout.code.size)
+            name = self._objects.text(self._objects.word(code.address + self.layout.code.name))
+            named.append(code.function.endswith(name) and code.file != name)
+        if named and not any(named):
+            raise self._moved(
+                f"its code objects have names like {code.function!r} and files like {code.file!r}"
+            )
 
     def _check_native_ids(self, threads: list[ThreadStack]) -> None:
         if self._proc is None or self.layout.thread.native_thread_id < 0:

@@ -69,6 +69,7 @@ class Threads:
         self._runtime = runtime
         self._layout = objects.layout
         self._interps: list[_Interp] = []
+        self._head_ranges: list[tuple[int, int]] = []
         self._walks: dict[int, Walk] = {}
         self._new_walk = walk_maker(objects, codes)
         self._facts: dict[int, ThreadFacts] = {}
@@ -104,20 +105,9 @@ class Threads:
 
     def _heads(self) -> list[tuple[int, int | None]] | None:
         """First thread and GIL holder (0: free, None: unknown) of each interpreter; None if the list has changed."""
-        layout = self._layout
-        ranges = [(self._runtime + layout.runtime.interpreters_head, 8)]
-        for interp in self._interps:
-            locked, holder = self._gil_addresses(interp)
-            address = interp.address
-            ranges += [
-                (address + layout.interp.next, 8),
-                (address + layout.interp.threads_head, 8),
-                (locked, 4),
-                (holder, 8),
-            ]
         words = [
             None if data is None else int.from_bytes(data, "little")
-            for data in self._memory.read_many(ranges)
+            for data in self._memory.read_many(self._head_ranges)
         ]
         expected = [interp.address for interp in self._interps] + [0]
         if not self._interps or [words[0], *words[1::4]] != expected:
@@ -154,6 +144,15 @@ class Threads:
                 "there is no interpreter: it has not started yet, or has ended", hint="try again"
             )
         self._interps = found
+        self._head_ranges = [(self._runtime + layout.runtime.interpreters_head, 8)]
+        for interp in found:
+            locked, holder = self._gil_addresses(interp)
+            self._head_ranges += [
+                (interp.address + layout.interp.next, 8),
+                (interp.address + layout.interp.threads_head, 8),
+                (locked, 4),
+                (holder, 8),
+            ]
 
     def _read_interp(self, interp: _Interp, head: int, holder: int | None) -> list[ThreadStack]:
         readings = {address: self._read_thread(address) for address in interp.threads}

@@ -33,6 +33,8 @@ SPOOL_SECONDS = 2.0
 CLOSED_SECONDS = 0.25
 """How often a target is tried whose reader is not open."""
 _FIRST_COST = 0.0002
+_IDLE_RATE = 19.0
+"""An idle target is looked at as often as another: what a burst loses at its begin is up to one period."""
 _LEAST_SHARE = 0.3
 """Of the whole overhead the recorder may always take this much, whatever the rest of the agent costs."""
 _LONGEST_SLEEP = 0.25
@@ -134,7 +136,7 @@ class FlightDeck:
             for pid, seat in self._seats.items()
         }
         before = {pid: seat.rate for pid, seat in self._seats.items() if seat.rate is not None}
-        for pid, rate in plan(loads, RateSettings(budget=self._budget(elapsed)), before).items():
+        for pid, rate in plan(loads, RateSettings(budget=self._budget(elapsed), idle=_IDLE_RATE), before).items():
             self._seats[pid].rate = rate
 
     def _budget(self, elapsed: float) -> float:

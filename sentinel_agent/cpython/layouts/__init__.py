@@ -25,7 +25,6 @@ DEBUG_OFFSETS_SIZE = 24 + 70 * 8
 # holds. The second group has fields that the target does not tell; there a difference means that those moved too.
 _TOLD = {
     ("runtime", "interpreters_head"): 2,
-    ("interp", "id"): 4,
     ("interp", "next"): 5,
     ("interp", "threads_head"): 6,
     ("interp", "modules"): 8,

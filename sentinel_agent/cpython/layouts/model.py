@@ -20,15 +20,13 @@ class Runtime(msgspec.Struct, frozen=True):
 
 
 class Interp(msgspec.Struct, frozen=True):
-    """`PyInterpreterState`. `gil` points to the `gil` section's struct, from 3.12 on. `generation_stats`: from 3.9 on."""
+    """`PyInterpreterState`. `gil` points to the `gil` section's struct, from 3.12 on."""
 
     next: int
-    id: int
     threads_head: int
     modules: int
     sysdict: int
     gil: int = ABSENT
-    generation_stats: int = ABSENT
 
 
 class Gil(msgspec.Struct, frozen=True):
@@ -64,7 +62,6 @@ class Chunk(msgspec.Struct, frozen=True):
 
     previous: int = ABSENT
     size: int = ABSENT
-    top: int = ABSENT
     data: int = ABSENT
 
 
@@ -99,7 +96,6 @@ class Code(msgspec.Struct, frozen=True):
     filename: int
     firstlineno: int
     linetable: int
-    flags: int
     stacksize: int
     bytecode: int
     qualname: int = ABSENT
@@ -176,7 +172,6 @@ class Generator(msgspec.Struct, frozen=True):
 
     size: int
     frame: int
-    code: int
     qualname: int
     wrapped_coroutine: int
     asend_generator: int
@@ -194,13 +189,10 @@ class Task(msgspec.Struct, frozen=True):
     """`TaskObj` and `FutureObj` of the C module `_asyncio`; the values of `state` have not changed since 3.7."""
 
     size: int
-    future_size: int
-    loop: int
     state: int
     coro: int
     name: int
     waiter: int
-    iter_future: int
 
 
 class Layout(msgspec.Struct, frozen=True):

@@ -1,0 +1,204 @@
+"""Attaching: what is found, and what is refused with which error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate
+from sentinel_agent.cpython.layouts import COOKIE, layout_of
+from sentinel_agent.cpython.memory import ImageMemory, ProcessMemory, UnreadableError
+from sentinel_agent.cpython.process import Interpreter, choose_layout, open_process
+from sentinel_agent.cpython.threads import host_ids
+from sentinel_agent.errors import NoSuchTargetError, NotPermittedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cpython.conftest import StartTarget, Target
+
+GENERATOR = Path(__file__).resolve().parents[2] / "tools" / "gen_layouts.py"
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is no Python."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def fake_proc(target: Target, root: Path) -> tuple[Path, Path]:
+    """A /proc folder like the target's, and a copy of the file that holds its interpreter, to be changed."""
+    real = Path("/proc", str(target.pid))
+    held = Path(locate(real).file)
+    proc = root / "proc" / str(target.pid)
+    proc.mkdir(parents=True)
+    (proc / "maps").write_bytes((real / "maps").read_bytes())
+    copy = proc / "root" / str(held).lstrip("/")
+    if ".so" in held.name:
+        (proc / "exe").symlink_to("/bin/true")
+        copy.parent.mkdir(parents=True)
+    else:
+        copy = proc / "exe"
+    shutil.copyfile(held, copy)
+    return proc, copy
+
+
+def test_the_section_serves_where_symbols_are_gone(
+    python: Path, start_target: StartTarget, tmp_path: Path
+) -> None:
+    """Without any symbol of that name, `.PyRuntime` gives the same address, where the version has it, and else a refusal."""
+    target = start_target(python, "plain")
+    proc, copy = fake_proc(target, tmp_path)
+    by_symbol = locate(proc)
+    assert by_symbol.runtime == locate(Path("/proc", str(target.pid))).runtime
+    copy.write_bytes(copy.read_bytes().replace(b"\0_PyRuntime\0", b"\0_PyRuntimX\0"))
+    if b".PyRuntime\0" in copy.read_bytes():
+        assert locate(proc).runtime == by_symbol.runtime
+    else:
+        with pytest.raises(UnsupportedTargetError, match="runs no CPython"):
+            locate(proc)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF", b"\x7fELF" + bytes(60), b"#!/bin/sh\n"])
+def test_a_damaged_binary_is_refused(start_target: StartTarget, tmp_path: Path, damage: bytes) -> None:
+    """Files that are no ELF files are no CPython."""
+    target = start_target(Path(sys.executable), "plain")
+    proc, copy = fake_proc(target, tmp_path)
+    copy.write_bytes(damage)
+    with pytest.raises(UnsupportedTargetError, match="runs no CPython"):
+        locate(proc)
+
+
+def test_other_programs_are_refused(sleeper: subprocess.Popen[bytes]) -> None:
+    """A process without an interpreter is named as such, with what can be read instead."""
+    with pytest.raises(UnsupportedTargetError, match="runs no CPython") as caught:
+        open_process(sleeper.pid)
+    assert "CPython 3.8" in (caught.value.hint or "")
+
+
+def test_processes_that_are_not_there_are_told_apart(tmp_path: Path) -> None:
+    """No such pid, a zombie and a kernel thread are no such target."""
+    with pytest.raises(NoSuchTargetError):
+        open_process(2**22 + 1)
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(NoSuchTargetError):
+        open_process(zombie.pid)
+    zombie.wait()
+    (tmp_path / "proc" / "2").mkdir(parents=True)
+    (tmp_path / "proc" / "2" / "maps").touch()
+    with pytest.raises(NoSuchTargetError, match="kernel thread"):
+        open_process(2, root=tmp_path)
+
+
+def test_a_target_that_ends_is_no_such_target(start_target: StartTarget) -> None:
+    """The reader of a process that was killed says that it has ended."""
+    target = start_target(Path(sys.executable), "plain")
+    reader = open_process(target.pid)
+    target.process.kill()
+    target.process.wait()
+    with pytest.raises(NoSuchTargetError, match="has ended"):
+        reader.sample()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user to be refused")
+def test_a_process_of_another_user_is_not_permitted(start_target: StartTarget) -> None:
+    """Without the right to read, the remedy is named."""
+    target = start_target(Path(sys.executable), "plain")
+    code = (
+        "import os, sys; sys.path.insert(0, os.getcwd()); from sentinel_agent.cpython.process import open_process\n"
+        "from sentinel_agent.errors import NotPermittedError\n"
+        "import elftools.elf.elffile\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        f"try: open_process({target.pid})\n"
+        "except NotPermittedError as error: print(error.hint)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "CAP_SYS_PTRACE" in done.stdout
+    assert NotPermittedError.exit_code == 4
+
+
+def test_a_newer_or_free_threaded_cpython_is_refused() -> None:
+    """From their `_Py_DebugOffsets`, before anything else of them is read."""
+    place = Location(4096, None, "python3", None)
+    for version, free_threaded, message in (
+        (0x030E00F0, 0, "3.14"),
+        (0x030D00F0, 1, "free-threaded"),
+        (0x040000F0, 0, "CPython 3"),
+    ):
+        head = COOKIE + version.to_bytes(8, "little") + free_threaded.to_bytes(8, "little")
+        with pytest.raises(UnsupportedTargetError, match=message):
+            choose_layout(ImageMemory({4096: head}), place)
+    with pytest.raises(UnsupportedTargetError, match="cannot be told"):
+        choose_layout(ImageMemory({4096: bytes(24)}), place)
+
+
+def test_the_layout_of_another_minor_is_refused(python: Path, start_target: StartTarget) -> None:
+    """Every table but the right one is found out by the self-check."""
+    target = start_target(python, "tasks")
+    runtime = locate(Path("/proc", str(target.pid))).runtime
+    right = open_process(target.pid).layout.minor
+    for minor in set(range(8, 14)) - {right}:
+        with pytest.raises((UnsupportedTargetError, UnreadableError)):
+            Interpreter(ProcessMemory(target.pid), layout_of(minor), runtime)
+
+
+MOVED = ["interp.sysdict", "interp.threads_head", "thread.next", "thread.interp", "thread.native_thread_id"]
+MOVED += ["frame.code", "frame.owner", "code.qualname", "code.filename", "code.linetable", "code.size"]
+MOVED += ["dict.size", "dict.keys", "objects.ob_type", "unicode.length", "unicode.state"]
+
+
+@pytest.mark.parametrize("field", MOVED)
+def test_a_moved_field_is_refused(start_target: StartTarget, field: str) -> None:
+    """A build in which one field lies a word further is refused at attach, not read as garbage."""
+    target = start_target(Path(sys.executable), "threads")
+    proc = Path("/proc", str(target.pid))
+    layout: Any = open_process(target.pid).layout
+    section, _, name = field.partition(".")
+    part = getattr(layout, section)
+    moved = msgspec.structs.replace(part, **{name: getattr(part, name) + 8})
+    with pytest.raises((UnsupportedTargetError, UnreadableError)):
+        Interpreter(
+            ProcessMemory(target.pid),
+            msgspec.structs.replace(layout, **{section: moved}),
+            locate(proc).runtime,
+            proc,
+        )
+
+
+def test_thread_ids_of_another_pid_namespace_are_mapped(tmp_path: Path) -> None:
+    """`NSpid` of each task says which of our thread ids the target's own number stands for."""
+    for ours, theirs in ((100, 1), (101, 7)):
+        (tmp_path / "task" / str(ours)).mkdir(parents=True)
+        (tmp_path / "task" / str(ours) / "status").write_text(f"Name:\tx\nNSpid:\t{ours}\t{theirs}\n")
+    (tmp_path / "status").write_text("NSpid:\t100\t1\n")
+    assert host_ids(tmp_path) == {1: 100, 7: 101}
+    (tmp_path / "status").write_text("NSpid:\t100\n")
+    assert host_ids(tmp_path) == {}
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="the generator needs a C compiler")
+def test_the_generator_makes_the_table_that_is_kept(python: Path) -> None:
+    """For the micro release that a table came from, the generator gives the same numbers."""
+    version = subprocess.run(
+        [python, "-c", "import sys; print('.'.join(map(str, sys.version_info[:3])))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    kept = layout_of(int(version.split(".")[1]))
+    if kept.generated_from != version:
+        pytest.skip(f"the table is from {kept.generated_from}, this interpreter is {version}")
+    code = f"import json, runpy; from pathlib import Path; print(json.dumps(runpy.run_path({str(GENERATOR)!r})['table'](Path({str(python)!r}))))"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout
+    assert msgspec.json.decode(made, type=type(kept)) == kept

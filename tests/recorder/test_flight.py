@@ -1,0 +1,173 @@
+"""A live target is recorded: against what it says of itself, and through its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sentinel_agent.config.settings import RecorderSettings
+from sentinel_agent.core.model import Role, TargetId
+from sentinel_agent.probes.live import LiveReader
+from sentinel_agent.recorder.deck import CLOSED_SECONDS, FlightDeck
+from sentinel_agent.recorder.flight import Flight, KernelStates
+from sentinel_agent.recorder.ring import Ring
+from sentinel_agent.recorder.spool import Spool
+from sentinel_agent.recorder.window import window
+from sentinel_agent.target.identity import identify
+from sentinel_agent.testing import FakeClock, make_target
+from tests.target.fakeproc import line, running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROLE = Role("shop", "here")
+PROGRAM = """
+import threading, sys
+def rest(): threading.Event().wait()
+def spin():
+    while True:
+        for i in range(1000): i * i
+threading.Thread(target=rest, name="resting", daemon=True).start()
+print(*(t.native_id for t in threading.enumerate()), flush=True)
+spin()
+"""
+
+
+def opened(pid: int) -> LiveReader:
+    """A reader of the process, open."""
+    reader = LiveReader(identify(pid))
+    reader.open()
+    assert reader.interpreter is not None, reader.why_not
+    return reader
+
+
+def wait_spinning(reader: LiveReader) -> None:
+    """Until the main thread is where the test wants it; a real process, so real time."""
+    deadline = time.monotonic() + 10  # noqa: TID251 - as above
+    while time.monotonic() < deadline:  # noqa: TID251 - as above
+        assert reader.interpreter is not None
+        if any(frame.function == "spin" for t in reader.interpreter.sample() for frame in t.stack.frames):
+            return
+    raise AssertionError("the program did not get to work")
+
+
+def test_stacks_names_and_states_are_those_of_the_target() -> None:
+    """The busy thread is on a CPU in `spin`, the resting one is not and rests in `rest`; native ids are its own."""
+    with running(PROGRAM) as child:
+        native_ids = [int(word) for word in line(child).split()]
+        reader = opened(child.pid)
+        wait_spinning(reader)
+        flight = Flight(child.pid, reader, Ring(ROLE, identify(child.pid), 1))
+        for look in range(50):
+            assert flight.sample(1000.0 + look * 0.05, look * 0.05, 0.05)
+        assert flight.cost > 0
+        flight.close()
+    record = window(flight.ring.snapshot(), 1000.0, 1010.0).record
+    assert sorted(thread.native_id for thread in record.threads) == sorted(native_ids)
+    assert {thread.name for thread in record.threads} == {"MainThread", "resting"}
+    for sample in record.samples:
+        functions = {record.frames[index].function for index in sample.stack}
+        name = record.threads[sample.thread].name
+        assert ("spin" in functions) == (name == "MainThread")
+        assert ("rest" in functions) == (name == "resting")
+        if name == "resting":
+            assert sample.on_cpu is False
+    on_cpu = sum(sample.weight for sample in record.samples if sample.on_cpu)
+    main = sum(s.weight for s in record.samples if record.threads[s.thread].name == "MainThread")
+    assert on_cpu >= 0.9 * main  # runnable is on CPU; between two states it may be seen otherwise
+
+
+def test_the_end_of_the_target_ends_the_recording_and_leaves_the_ring() -> None:
+    """A look at a process that is gone is none, raises nothing, and what was seen before stays."""
+    with running(PROGRAM) as child:
+        line(child)
+        reader = opened(child.pid)
+        flight = Flight(child.pid, reader, Ring(ROLE, identify(child.pid), 1))
+        assert flight.sample(1000.0, 0.0, 0.05)
+        child.kill()
+        child.wait()
+        flight.sample(1000.05, 0.05, 0.05)
+        reader.close()
+        assert not flight.sample(1000.1, 0.1, 0.05)
+        flight.close()
+    assert flight.ring.statistics().whole >= 2
+
+
+def test_a_reader_that_is_not_open_is_no_look() -> None:
+    """Nothing is put into the ring, and nothing is counted as failed."""
+    flight = Flight(1, LiveReader(TargetId(1, 1)), Ring(ROLE, TargetId(1, 1), 1))
+    assert not flight.sample(1000.0, 0.0, 0.05)
+    assert flight.ring.statistics().failed == 0
+
+
+def test_kernel_states_of_threads_that_are_gone_are_not_known() -> None:
+    """No thread, no state; descriptors of threads that ended are given back."""
+    states = KernelStates(1 << 22)
+    assert states.on_cpu(None) is None
+    assert states.on_cpu(12345) is None
+    states.close()
+
+
+async def test_the_deck_looks_at_its_rate_and_a_new_agent_reads_what_an_old_one_spooled(
+    tmp_path: Path,
+) -> None:
+    """About 19 looks a second; what was spooled is in the window of a deck that never saw the target."""
+    clock = FakeClock()
+    spool = Spool(tmp_path, min_free_bytes=0)
+    deck = FlightDeck(clock, RecorderSettings(), 1.0, lambda _: 0.0, spool)
+    with running(PROGRAM) as child:
+        line(child)
+        reader = opened(child.pid)
+        wait_spinning(reader)
+        target = make_target(identify(child.pid), ROLE)
+        deck.add(target, reader)
+        started = clock.monotonic()
+        await run_for(deck, clock, 10.0)
+        ring = deck.ring(child.pid)
+        assert ring is not None
+        looks = ring.statistics().whole / 2
+        assert looks / (clock.monotonic() - started) == pytest.approx(19.0, rel=0.1)
+
+        async def write(to: Spool, batches: object, now: float) -> None:
+            for batch in batches:  # type: ignore[attr-defined]  # the batches of the ring
+                assert to.write(batch, now)
+
+        await deck.spool(write)
+        deck.remove(child.pid)
+        assert deck.ring(child.pid) is None
+    other = FlightDeck(clock, RecorderSettings(), 1.0, lambda _: 0.0, Spool(tmp_path, min_free_bytes=0))
+    seen = await other.window(ROLE, None, clock.wall() - 10, clock.wall())
+    names = {seen.record.frames[index].function for sample in seen.record.samples for index in sample.stack}
+    assert {"spin", "rest"} <= names
+
+
+async def test_a_target_that_cannot_be_read_is_tried_now_and_then() -> None:
+    """The deck does not spin on a reader that is not open."""
+    clock = FakeClock()
+    deck = FlightDeck(clock, RecorderSettings(), 0.01, lambda _: 0.0, None)
+    deck.add(make_target(TargetId(1, 1), ROLE), LiveReader(TargetId(1, 1)))
+    sleeps = 0
+    real = clock.sleep
+
+    async def counted(seconds: float) -> None:
+        nonlocal sleeps
+        sleeps += 1
+        await real(seconds)
+
+    clock.sleep = counted  # type: ignore[method-assign]  # counts the loop's rounds
+    await run_for(deck, clock, 10.0)
+    assert sleeps <= 10.0 / CLOSED_SECONDS + 2
+
+
+async def run_for(deck: FlightDeck, clock: FakeClock, seconds: float) -> None:
+    """Let the deck's loop run for so long of the fake time."""
+    end = clock.monotonic() + seconds
+    task = asyncio.create_task(deck.run())
+    while clock.monotonic() < end:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
