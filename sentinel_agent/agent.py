@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 
 from sentinel_agent.capture.registry import load_captures
 from sentinel_agent.capture.runner import CaptureRunner
+from sentinel_agent.config.watch import differences
 from sentinel_agent.core.budget import Budget
 from sentinel_agent.core.decision import to_line
 from sentinel_agent.core.engine import RuleEngine
 from sentinel_agent.core.event import SettingsRefused, SettingsReloaded, TargetAppeared, TargetGone, Trouble
-from sentinel_agent.core.metrics import unit_of
-from sentinel_agent.core.sentence import summary
 from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.probes.registry import load_registry
 from sentinel_agent.recorder.deck import SPOOL_SECONDS, make_deck
-from sentinel_agent.responder import DiskThread, Firing, Responder
+from sentinel_agent.responder import DiskThread, Firing, Responder, firing_of
 from sentinel_agent.sampler import Sampler
 from sentinel_agent.status import StatusWriter
 from sentinel_agent.store.limits import encode_limits, stored_limits
@@ -271,14 +270,9 @@ class Agent:
                 incidents_per_hour=settings.capture.max_incidents_per_hour,
                 bytes_per_hour=settings.capture.max_bytes_per_hour,
             )
-        changes = _changed_rules(before, loaded)
-        for name in ("sampler", "capture", "store"):
-            if getattr(settings, name) != getattr(before.settings, name):
-                changes.append(f"settings of {name}")
-        for name in ("target", "limits", "data_dir", "listen", "log"):
-            if getattr(settings, name) != getattr(before.settings, name):
-                changes.append(f"settings of {name} (in force after a restart)")
-        return tuple(changes)
+        if self._deck is not None:
+            self._deck.overhead = settings.overhead.cpu / 100
+        return differences(before, loaded)
 
     def _recording(self) -> list[Coroutine[None, None, None]]:
         """The recorder's loop and its way to the disk."""
@@ -359,31 +353,3 @@ def _budget(settings: CaptureSettings) -> Budget:
         incidents_per_hour=settings.max_incidents_per_hour,
         bytes_per_hour=settings.max_bytes_per_hour,
     )
-
-
-def firing_of(rule: Rule, decision: Decision) -> Firing:
-    """What the responder needs of a decision that fired, or that would have but for a guard."""
-    return Firing(
-        rule=rule.name,
-        reason=decision.test,
-        summary=summary(rule, decision, unit_of(decision.metric)),
-        metric=decision.metric,
-        value=decision.value,
-        baseline=decision.baseline,
-        thresholds=rule.thresholds(),
-        time=decision.time,
-        captures=rule.captures(),
-        cooldown=rule.cooldown,
-        since=decision.since,
-        spared=None if decision.fire else decision.reason,
-    )
-
-
-def _changed_rules(before: Loaded, after: Loaded) -> list[str]:
-    old = {each.rule.name: each.rule for each in before.rules}
-    new = {each.rule.name: each.rule for each in after.rules}
-    return [
-        *(f"rule {name} added" for name in new if name not in old),
-        *(f"rule {name} removed" for name in old if name not in new),
-        *(f"rule {name} changed" for name in new if name in old and new[name] != old[name]),
-    ]

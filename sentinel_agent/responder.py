@@ -15,6 +15,7 @@ from sentinel_agent.capture.base import Recording, Series, SeriesWindow
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed
 from sentinel_agent.core.metrics import unit_of
 from sentinel_agent.core.model import CaptureReport, Incident, Target, Window
+from sentinel_agent.core.sentence import summary
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.profile.views import on_cpu_only
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from sentinel_agent.capture.runner import Captured, CaptureRunner
     from sentinel_agent.clock import Clock
     from sentinel_agent.core.budget import Budget
+    from sentinel_agent.core.decision import Decision
     from sentinel_agent.core.event import Event
-    from sentinel_agent.core.rule import CaptureSpec
+    from sentinel_agent.core.rule import CaptureSpec, Rule
     from sentinel_agent.recorder.deck import FlightDeck
     from sentinel_agent.recorder.ring import Ring
     from sentinel_agent.sampler import TargetSeries
@@ -74,6 +76,24 @@ class Firing:
     cooldown: float = 0.0
     spared: str | None = None
     since: float | None = None
+
+
+def firing_of(rule: Rule, decision: Decision) -> Firing:
+    """What is needed of a decision that fired, or that would have but for a guard."""
+    return Firing(
+        rule=rule.name,
+        reason=decision.test,
+        summary=summary(rule, decision, unit_of(decision.metric)),
+        metric=decision.metric,
+        value=decision.value,
+        baseline=decision.baseline,
+        thresholds=rule.thresholds(),
+        time=decision.time,
+        captures=rule.captures(),
+        cooldown=rule.cooldown,
+        since=decision.since,
+        spared=None if decision.fire else decision.reason,
+    )
 
 
 @dataclass(slots=True)

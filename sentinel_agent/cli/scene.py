@@ -9,6 +9,8 @@ import msgspec
 
 from sentinel_agent.capture.base import SeriesWindow
 from sentinel_agent.capture.stacks import Stacks, to_record
+from sentinel_agent.capture.tasks import TasksDocument
+from sentinel_agent.cli import task_view
 from sentinel_agent.cli.output import clean, show_time, show_value, sparkline
 from sentinel_agent.core.units import format_duration, format_size
 from sentinel_agent.errors import SentinelError, StoreError
@@ -25,21 +27,17 @@ if TYPE_CHECKING:
 
 _UNREADABLE = (ValueError, RecursionError, SentinelError)
 _MAX_READ = 64 * 1024**2
-_BEST_FIRST = (
-    "stacks.during.pb.gz",
-    "profile.pb.gz",
-    "stacks.cpu.pb.gz",
-    "stacks.pb.gz",
-    "profile.speedscope.json",
-)
+_OF_THE_SPIKE = ("stacks.during.pb.gz", "profile.pb.gz", "profile.speedscope.json")
+_BEST_FIRST = (*_OF_THE_SPIKE, "stacks.cpu.pb.gz", "stacks.pb.gz")
 _HEAD_SECONDS = 120
 
 
-def load_record(folder: Path, incident: Incident) -> ProfileRecord | None:
-    """The profile of the incident that tells most: a CPU profile before a single look at the stacks."""
-    names = {artifact.name for artifact in incident.artifacts}
-    for name in _BEST_FIRST:
-        if name in names:
+def load_record(
+    folder: Path, incident: Incident, best_first: tuple[str, ...] = _BEST_FIRST
+) -> ProfileRecord | None:
+    """The profile of the incident that tells most: what was on a CPU during the spike before all that was recorded."""
+    for name in best_first:
+        if _has(incident, name):
             content = _read(folder / name)
             return pprof.decode(content) if name.endswith(".pb.gz") else speedscope.decode(content)
     return None
@@ -54,12 +52,14 @@ def _read(path: Path) -> bytes:
 
 
 def headline(folder: Path, incident: Incident) -> str:
-    """The one line that answers first: the hottest function, or whom the open connections are with; empty if not known."""
+    """The one line that answers first: the hottest function, what the tasks wait for, or whom connections are with."""
     try:
         if incident.metric == "fds":
             peers = _peers(msgspec.json.decode(_read(folder / "process.json"), type=_Snapshot), 1)
             return f"most connections: {peers[0]}" if peers else ""
-        record = load_record(folder, incident)
+        if incident.metric == "tasks":
+            return task_view.headline(_tasks_document(folder))
+        record = load_record(folder, incident, _OF_THE_SPIKE)
     except _UNREADABLE:
         return ""
     hot = hottest(record, 1) if record and record.seconds > 0 else ()
@@ -75,6 +75,7 @@ def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tupl
     evidence: tuple[tuple[str, Callable[[], str]], ...] = (
         ("Before and during", lambda: _course(incident, folder)),
         ("Where the CPU went", lambda: _hottest(incident, folder)),
+        ("What the tasks wait for", lambda: _tasks(incident, folder, None if stacks else 3)),
         ("What the threads were doing", lambda: _threads(incident, folder, None if stacks else 3)),
         ("The process", lambda: _process(incident, folder)),
     )
@@ -87,6 +88,17 @@ def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tupl
             yield heading, text
     yield "Captures", "\n".join(_captures(incident))
     yield "Files", "\n".join(_files(incident, folder))
+
+
+def _tasks_document(folder: Path) -> TasksDocument:
+    return msgspec.json.decode(_read(folder / "tasks.json"), type=TasksDocument)
+
+
+def _tasks(incident: Incident, folder: Path, most: int | None) -> str:
+    if not _has(incident, "tasks.json"):
+        return ""
+    document = _tasks_document(folder)
+    return "\n".join([f"{document.count} tasks", *task_view.groups(document, most)])
 
 
 def _has(incident: Incident, name: str) -> bool:
@@ -127,7 +139,7 @@ def _course(incident: Incident, folder: Path) -> str:
     window = msgspec.json.decode(_read(folder / "series.json"), type=SeriesWindow)
     names = [
         name
-        for name in dict.fromkeys((incident.metric, "cpu", "rss", "threads", "fds"))
+        for name in dict.fromkeys((incident.metric, "cpu", "rss", "tasks", "threads", "fds"))
         if name in window.metrics
     ]
     lines = []
@@ -148,8 +160,13 @@ def _course(incident: Incident, folder: Path) -> str:
 
 
 def _hottest(incident: Incident, folder: Path) -> str:
-    record = load_record(folder, incident)
-    return format_hottest(record, 10).rstrip() if record is not None and record.seconds > 0 else ""
+    record, words = load_record(folder, incident, _OF_THE_SPIKE), ""
+    if record is None:
+        record = load_record(folder, incident, ("stacks.cpu.pb.gz",))
+        words = "nothing was seen on a CPU when it fired; over all that is recorded:\n"
+    if record is None or record.seconds == 0:
+        return ""
+    return words + format_hottest(record, 10).rstrip()
 
 
 def _threads(incident: Incident, folder: Path, most: int | None) -> str:

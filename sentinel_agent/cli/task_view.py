@@ -18,13 +18,13 @@ _WIDEST = 200
 
 
 def headline(document: TasksDocument) -> str:
-    """`300 of 305 tasks are wait_for_events and wait in ClientResponse.start (client.py:12)`; empty without tasks."""
+    """`300 of 305 tasks are wait_for_events (service.py:42), waiting in DataQueue.read`; empty without tasks."""
     if not document.groups:
         return ""
     first = document.groups[0]
-    own = [frame for frame in first.frames if "/asyncio/" not in frame.file] or list(first.frames)
-    where = f", waiting in {_place(own[-1])}" if own else ""
-    return clean(f"{first.count} of {document.count} tasks are {first.coroutine}{where}", 400)
+    line = f" ({first.frames[0].file}:{first.frames[0].line})" if first.frames else ""
+    where = f", waiting in {first.frames[-1].function}" if len(first.frames) > 1 else ""
+    return clean(f"{first.count} of {document.count} tasks are {first.coroutine}{line}{where}", 400)
 
 
 def groups(document: TasksDocument, most: int | None) -> Iterator[str]:

@@ -106,3 +106,25 @@ class Reloader:
         self.loaded, self.last_error = done.loaded, None
         self.reloads += 1
         return done.loaded
+
+
+_LIVE = ("sampler", "capture", "store", "overhead")
+_AT_START = ("target", "recorder", "limits", "data_dir", "listen", "log")
+
+
+def differences(before: Loaded, after: Loaded) -> tuple[str, ...]:
+    """What a reload changes, in words; also what is only in force after a restart."""
+    old = {each.rule.name: each.rule for each in before.rules}
+    new = {each.rule.name: each.rule for each in after.rules}
+    differ = {
+        name
+        for name in (*_LIVE, *_AT_START)
+        if getattr(before.settings, name) != getattr(after.settings, name)
+    }
+    return (
+        *(f"rule {name} added" for name in new if name not in old),
+        *(f"rule {name} removed" for name in old if name not in new),
+        *(f"rule {name} changed" for name in new if name in old and new[name] != old[name]),
+        *(f"settings of {name}" for name in _LIVE if name in differ),
+        *(f"settings of {name} (in force after a restart)" for name in _AT_START if name in differ),
+    )

@@ -24,12 +24,13 @@ from sentinel_agent.cpython.tasks import TaskDump, Tasks
 from sentinel_agent.cpython.threads import ThreadFacts, Threads, ThreadStack, host_ids, kernel_state
 
 if TYPE_CHECKING:
-    from sentinel_agent.cpython.frames import Kind
+    from sentinel_agent.cpython.frames import Kind, Stack
     from sentinel_agent.cpython.layouts.model import Layout
     from sentinel_agent.cpython.threads import KernelState
 
 REVALIDATE_EVERY = 64
 """After how many samples the kept code objects are read again."""
+_CALLS = 3000  # in which a busy target may show no whole stack before it is refused: a fraction of a second
 _CHECKS = 20
 
 
@@ -160,14 +161,14 @@ class Interpreter:
 
     def _check_stacks(self) -> None:
         """At least one thread must show a stack whose code objects are what they should be."""
-        for _ in range(_CHECKS):
+        whole: list[Stack] = []
+        last_call = self.memory.calls + _CALLS
+        while not whole:
+            if self.memory.calls > last_call:
+                raise self._moved("no stack of it can be read")
             threads = self._threads.read()
             self._check_native_ids(threads)
             whole = [thread.stack for thread in threads if thread.stack.kind == "whole"]
-            if whole:
-                break
-        else:
-            raise self._moved("no stack of it can be read")
         codes = {frame.code for stack in whole for frame in stack.frames}
         named: list[bool] = []
         for code in list(codes)[:_CHECKS]:

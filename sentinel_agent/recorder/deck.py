@@ -136,7 +136,9 @@ class FlightDeck:
             for pid, seat in self._seats.items()
         }
         before = {pid: seat.rate for pid, seat in self._seats.items() if seat.rate is not None}
-        for pid, rate in plan(loads, RateSettings(budget=self._budget(elapsed), idle=_IDLE_RATE), before).items():
+        for pid, rate in plan(
+            loads, RateSettings(budget=self._budget(elapsed), idle=_IDLE_RATE), before
+        ).items():
             self._seats[pid].rate = rate
 
     def _budget(self, elapsed: float) -> float:

@@ -49,8 +49,8 @@ async def test_a_leak_is_the_first_group_with_its_line(python: str, tmp_path: Pa
     first = document.groups[0]
     assert (first.count, first.coroutine, first.states) == (300, "handler", {"waiting": 300})
     assert [(frame.function, frame.line) for frame in first.frames[:2]] == [("handler", 4), ("backend", 3)]
-    assert headline(document) == "300 of 302 tasks are handler, waiting in backend (<string>:3)"
-    assert list(groups(document, 10))[0].startswith("300 x handler  (300 waiting)")
+    assert headline(document) == "300 of 302 tasks are handler (<string>:4), waiting in sleep"
+    assert next(groups(document, 10)).startswith("300 x handler  (300 waiting)")
     assert list(tree(document))[:3] == [
         "302 tasks",
         "├─ 300 handler (<string>:4)",
