@@ -41,22 +41,35 @@ def _own_temp_folders() -> set[str]:
     return {path.name for path in _TEMP.glob("sentinel-*")}
 
 
-@pytest.fixture(autouse=True)
-def leak_guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """After each test: no thread, child process, socket, pidfd or temporary folder of ours is left."""
-    threads, sockets, folders = set(threading.enumerate()), _open_sockets(), _own_temp_folders()
-    children = {child.pid for child in psutil.Process().children()}
-    yield
-    gc.collect()
-    left_children = [c for c in psutil.Process().children() if c.pid not in children]
-    left_threads = [t for t in threading.enumerate() if t not in threads and not t.daemon and t.is_alive()]
-    problems = [
-        *(f"child process {child.pid}" for child in left_children),
-        *(f"thread {thread.name}" for thread in left_threads),
+def _children() -> set[int]:
+    """Pids of this process's children, zombies too; psutil would read every process of the machine for it."""
+    lists = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
+    return {int(pid) for text in lists for pid in text.split()}
+
+
+def _left(
+    threads: set[threading.Thread], children: set[int], sockets: set[str], folders: set[str]
+) -> list[str]:
+    alive = [t for t in threading.enumerate() if t not in threads and not t.daemon and t.is_alive()]
+    return [
+        *(f"child process {pid}" for pid in sorted(_children() - children)),
+        *(f"thread {thread.name}" for thread in alive),
         *(f"descriptor {name}" for name in sorted(_open_sockets() - sockets)),
         *(f"temporary folder {name}" for name in sorted(_own_temp_folders() - folders)),
     ]
-    for child in left_children:
+
+
+@pytest.fixture(autouse=True)
+def leak_guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After each test: no thread, child process, socket, pidfd or temporary folder of ours is left."""
+    before = (set(threading.enumerate()), _children(), _open_sockets(), _own_temp_folders())
+    yield
+    problems = _left(*before)
+    if problems:
+        gc.collect()  # what only waits for the collector is no leak; collecting after every test takes minutes
+        problems = _left(*before)
+    for pid in _children() - before[1]:
+        child = psutil.Process(pid)
         child.kill()
         child.wait(5)
     assert not problems, f"the test left behind: {', '.join(problems)}"

@@ -147,9 +147,9 @@ def _memory(proc: ProcDir) -> dict[str, int]:
     """`smaps_rollup`: lines of `Pss:   1234 kB` after one with the address range."""
     values = {}
     for line in text(proc.read("smaps_rollup")).splitlines():
-        name, *rest = line.split()
-        if len(rest) == 2 and rest[1] == "kB" and rest[0].isdigit():
-            values[name.rstrip(":").lower()] = int(rest[0]) * 1024
+        words = line.split()
+        if len(words) == 3 and words[2] == "kB" and words[1].isdecimal():
+            values[words[0].rstrip(":").lower()] = int(words[1]) * 1024
     return values
 
 

@@ -59,3 +59,19 @@ def test_no_hour_sees_more_than_its_bounds(steps: list[tuple[float, bool, int]])
         assert running <= 2
         assert sum(1 for time in admitted if now - time < HOUR) <= 5
         assert budget.statistics(now).bytes == sum(s for time, s in sizes if now - time < HOUR)
+
+
+def test_other_bounds_are_in_force_at_once_and_forget_nothing() -> None:
+    """After a reload the last hour still counts: a lower bound refuses at once, a higher one admits again."""
+    budget = Budget(concurrency=9, incidents_per_hour=3, bytes_per_hour=1000)
+    for now in range(3):
+        assert budget.admit(now) is None
+        budget.finished(now, 100)
+    assert "3 incidents in the last hour" in (budget.admit(4) or "")
+    budget.rebound(incidents_per_hour=5, bytes_per_hour=1000)
+    assert budget.admit(5) is None
+    budget.finished(5, 100)
+    budget.rebound(incidents_per_hour=2, bytes_per_hour=1000)
+    assert "incidents in the last hour" in (budget.admit(6) or "")
+    budget.rebound(incidents_per_hour=9, bytes_per_hour=150)
+    assert "captured in the last hour" in (budget.admit(7) or "")

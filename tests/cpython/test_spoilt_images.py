@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.cpython.conftest import StartTarget
 
-IMAGES = 400
+IMAGES = 250
 MOST_CALLS = 20_000
 
 
