@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,10 +23,9 @@ from sentinel_agent.core.event import (
     TargetGone,
     Trouble,
 )
+from sentinel_agent.store.store import default_data_dir
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sentinel_agent.core.event import Event
     from sentinel_agent.core.model import Incident, Target
 
@@ -120,4 +122,13 @@ def label(target: Target) -> str:
 
 def show_command(data_dir: Path, *words: str) -> str:
     """The command line that shows something of this data directory, ready to be pasted."""
-    return shlex.join(["sentinel-agent", *words, "--data-dir", str(data_dir)])
+    usual = data_dir == default_data_dir(os.environ, Path.home())
+    return shlex.join([_program(), *words, *(() if usual else ("--data-dir", str(data_dir)))])
+
+
+def _program() -> str:
+    """How this program is called from here: by its name if that is on PATH, else by its path."""
+    beside = Path(sys.executable).parent / "sentinel-agent"
+    if shutil.which("sentinel-agent") or not beside.exists():
+        return "sentinel-agent"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)

@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from sentinel_agent.core.metrics import METRICS
-from sentinel_agent.probes.live import LiveReader
 from sentinel_agent.probes.base import Moment, Probe, Rates, Subject
 from sentinel_agent.probes.cpu import CpuProbe, process_clock
 from sentinel_agent.probes.fds import FdsProbe
+from sentinel_agent.probes.live import LiveReader
 from sentinel_agent.probes.memory import MemoryProbe
 from sentinel_agent.probes.registry import BUILT_IN, build_probes, load_registry
 from sentinel_agent.probes.storage import StorageProbe, WaitProbe

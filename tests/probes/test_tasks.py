@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sentinel_agent.probes.live import ATTEMPTS, LiveReader
 from sentinel_agent.probes.base import Moment
+from sentinel_agent.probes.live import ATTEMPTS, LiveReader
 from sentinel_agent.probes.registry import build_probes, load_registry
 from sentinel_agent.target.identity import identify
 from tests.probes.subjects import target_of
