@@ -108,7 +108,7 @@ class Agent:
             window_before=settings.capture.window_before,
             tell=self._tell,
         )
-        self._deck = make_deck(settings, store.data_dir, clock, self._cores)
+        self._deck = make_deck(settings, store.data_dir, clock, self._cores, self._trouble)
         self._responder.deck = self._deck
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
         self._responding: set[asyncio.Task[None]] = set()

@@ -79,7 +79,14 @@ class Objects:
         """Several str objects in as few calls as can be, None for what is none. At most MAX_TEXT characters each."""
         answer: list[str | None] = [None] * len(addresses)
         rest: list[tuple[int, int, int, int]] = []
-        for i, head in enumerate(self.many([(address, _HEADER if address else 0) for address in addresses])):
+        heads = self.many([(address, _HEADER if address else 0) for address in addresses])
+        # A short text may end where its mapping does: then its fixed part alone must do for the first look.
+        lost = [i for i, head in enumerate(heads) if head is None and addresses[i]]
+        for i, head in zip(
+            lost, self.many([(addresses[i], self.layout.unicode.ascii_size) for i in lost]), strict=True
+        ):
+            heads[i] = head
+        for i, head in enumerate(heads):
             span = None if head is None else self._text_span(addresses[i], head)
             if head is None or span is None:
                 continue
@@ -118,29 +125,29 @@ class Objects:
         return must_read(self.memory, address + objects.bytes_sval, size) if size else b""
 
     def integer(self, address: int) -> int:
-        """An int of at most 64 bits."""
+        """An int of at most 60 bits."""
         (value,) = self.integers([address])
         if value is None:
             raise UnreadableError(f"no small int at {address:#x}")
         return value
 
     def integers(self, addresses: Sequence[int]) -> list[int | None]:
-        """Several int objects in one call, None for what is none or is longer than 90 bits."""
-        size = self.layout.objects.int_digits + 12
+        """Several int objects in one call, None for what is none or is longer than 60 bits."""
+        size = self.layout.objects.int_digits + 8
         heads = self.many([(address, size if address else 0) for address in addresses])
         return [None if head is None else self._integer(head) for head in heads]
 
     def _integer(self, head: bytes) -> int | None:
-        """Include/cpython/longintrepr.h: digits of 30 bits, the lowest first; three are read."""
+        """Include/cpython/longintrepr.h: digits of 30 bits, the lowest first; two are read."""
         objects = self.layout.objects
         size = int.from_bytes(head[objects.int_size : objects.int_size + 8], "little", signed=True)
         if self.layout.minor < 12:
             count, negative = abs(size), size < 0
         else:  # lv_tag: the sign in the two lowest bits (2 is negative), the number of digits above the lowest three
             count, negative = size >> 3, size & 3 == 2
-        if not 0 <= count <= 3:
+        if not 0 <= count <= 2:
             return None
-        digits = struct.unpack_from("<3I", head, objects.int_digits)
+        digits = struct.unpack_from("<2I", head, objects.int_digits)
         value: int = sum(digit << 30 * i for i, digit in enumerate(digits[:count]))
         return -value if negative else value
 

@@ -169,9 +169,9 @@ class Interpreter:
             threads = self._threads.read()
             self._check_native_ids(threads)
             whole = [thread.stack for thread in threads if thread.stack.kind == "whole"]
-        codes = {frame.code for stack in whole for frame in stack.frames}
+        codes = list(dict.fromkeys(frame.code for stack in whole for frame in stack.frames))
         named: list[bool] = []
-        for code in list(codes)[:_CHECKS]:
+        for code in codes[:_CHECKS]:
             self._check_type(self._objects.type_of(code.address), "code", self.layout.code.size)
             name = self._objects.text(self._objects.word(code.address + self.layout.code.name))
             named.append(code.function.endswith(name) and code.file != name)

@@ -7,6 +7,7 @@ disk's thread.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from time import process_time
 from typing import TYPE_CHECKING
@@ -28,11 +29,17 @@ if TYPE_CHECKING:
     from sentinel_agent.recorder.ring import Batch, RecorderStatistics
     from sentinel_agent.recorder.window import View, Window
 
+log = logging.getLogger(__name__)
+
 PLAN_SECONDS = 1.0
 SPOOL_SECONDS = 2.0
 CLOSED_SECONDS = 0.25
 """How often a target is tried whose reader is not open."""
 _FIRST_COST = 0.0002
+_OUTLIER = 4.0
+"""A look counts for at most so many times the mean: the first one, which reads all code, must not blind for minutes."""
+_OTHERS_AT_FIRST = 0.4
+"""Share of the overhead that the rest of the agent is taken to use before it was measured: its first second is no rule."""
 _IDLE_RATE = 19.0
 """An idle target is looked at as often as another: what a burst loses at its begin is up to one period."""
 _LEAST_SHARE = 0.3
@@ -47,14 +54,14 @@ class _Seat:
     target: Target
     flight: Flight
     due: float
-    cost: float | None = None
+    cost: float = _FIRST_COST
     rate: Rate | None = None
 
 
 class FlightDeck:
     """Records every target that is added.
 
-    `cores` says how many cores a process (by pid) uses just now, as its last reading told; `overhead` is what the
+    `trouble` is told what goes wrong, in words. `cores` says how many cores a process (by pid) uses just now, as its last reading told; `overhead` is what the
     whole agent may cost, in cores. What the rest of it does not use is for looking.
     """
 
@@ -65,17 +72,19 @@ class FlightDeck:
         overhead: float,
         cores: Callable[[int], float],
         spool: Spool | None,
+        trouble: Callable[[str], None] = log.warning,
     ) -> None:
         self.settings = settings
         self.overhead = overhead
         self._clock = clock
         self._cores = cores
         self._spool = spool
+        self._trouble = trouble
         self._seats: dict[int, _Seat] = {}
         self._planned = clock.monotonic()
         self._cpu_before = process_time()
         self._spent = 0.0
-        self._others: float | None = None
+        self._others = overhead * _OTHERS_AT_FIRST
 
     def add(self, target: Target, reader: LiveReader) -> None:
         """Record one more target from now on."""
@@ -115,26 +124,35 @@ class FlightDeck:
                 self._planned = now
             for seat in tuple(self._seats.values()):
                 if seat.due <= now:
-                    self._look(seat)
+                    self._look_guarded(seat)
             due = min((seat.due for seat in self._seats.values()), default=now + _LONGEST_SLEEP)
             await self._clock.sleep(min(due - self._clock.monotonic(), _LONGEST_SLEEP))
+
+    def _look_guarded(self, seat: _Seat) -> None:
+        """A fault of ours in reading one target ends the recording of that one only, and is told."""
+        try:
+            self._look(seat)
+        except Exception as error:
+            log.exception("internal fault")
+            self.remove(seat.target.pid)
+            self._trouble(
+                f"stacks of process {seat.target.pid} are not recorded any more, internal fault, please report it: "
+                f"{type(error).__name__}: {error}"
+            )
 
     def _look(self, seat: _Seat) -> None:
         now = self._clock.monotonic()
         rate = seat.rate.rate if seat.rate else RateSettings().base
         period = 1 / rate
         if seat.flight.sample(self._clock.wall(), now, period, max(0.0, now - seat.due)):
-            seat.cost = smoothed(seat.cost, seat.flight.cost)
+            seat.cost = smoothed(seat.cost, min(seat.flight.cost, _OUTLIER * seat.cost))
             self._spent += seat.flight.cost
             seat.due = max(seat.due + period, now)
         else:
             seat.due = now + CLOSED_SECONDS
 
     def _plan_rates(self, elapsed: float) -> None:
-        loads = {
-            pid: Load(seat.cost if seat.cost is not None else _FIRST_COST, self._cores(pid))
-            for pid, seat in self._seats.items()
-        }
+        loads = {pid: Load(seat.cost, self._cores(pid)) for pid, seat in self._seats.items()}
         before = {pid: seat.rate for pid, seat in self._seats.items() if seat.rate is not None}
         for pid, rate in plan(
             loads, RateSettings(budget=self._budget(elapsed), idle=_IDLE_RATE), before
@@ -146,7 +164,7 @@ class FlightDeck:
         cpu = process_time()
         others = max(0.0, cpu - self._cpu_before - self._spent) / elapsed
         self._cpu_before, self._spent = cpu, 0.0
-        self._others = smoothed(self._others, others)
+        self._others = smoothed(self._others, min(others, self.overhead))
         return max(self.overhead - self._others, self.overhead * _LEAST_SHARE)
 
     async def spool(self, write: Callable[[Spool, Sequence[Batch], float], Awaitable[None]]) -> None:
@@ -174,7 +192,11 @@ class FlightDeck:
 
 
 def make_deck(
-    settings: Settings, data_dir: Path, clock: Clock, cores: Callable[[int], float]
+    settings: Settings,
+    data_dir: Path,
+    clock: Clock,
+    cores: Callable[[int], float],
+    trouble: Callable[[str], None],
 ) -> FlightDeck | None:
     """The flight recorder as the settings have it; None where it is switched off."""
     recorder = settings.recorder
@@ -189,4 +211,4 @@ def make_deck(
             max_age=2 * recorder.window,
             min_free_bytes=settings.store.min_free_bytes,
         )
-    return FlightDeck(clock, recorder, settings.overhead.cpu / 100, cores, spool)
+    return FlightDeck(clock, recorder, settings.overhead.cpu / 100, cores, spool, trouble)

@@ -171,3 +171,30 @@ async def run_for(deck: FlightDeck, clock: FakeClock, seconds: float) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_fault_of_ours_ends_one_recording_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unforeseen error while one target is read leaves the others recorded and the loop alive."""
+    clock = FakeClock()
+    told: list[str] = []
+    deck = FlightDeck(clock, RecorderSettings(), 1.0, lambda _: 0.0, None, told.append)
+    with running(PROGRAM) as child:
+        line(child)
+        deck.add(make_target(identify(child.pid), ROLE), opened(child.pid))
+        deck.add(make_target(TargetId(1, 1), ROLE), LiveReader(TargetId(1, 1)))
+        real = Flight.sample
+
+        def faulty(flight: Flight, *arguments: float) -> bool:
+            if flight is not deck._seats[child.pid].flight:
+                raise KeyError("a fault of ours")
+            return real(flight, *arguments)
+
+        monkeypatch.setattr(Flight, "sample", faulty)
+        await run_for(deck, clock, 3.0)
+        assert deck.ring(1) is None
+        ring = deck.ring(child.pid)
+        assert ring is not None
+        assert ring.statistics().whole > 20
+        deck.remove(child.pid)
+    assert len(told) == 1
+    assert "process 1 are not recorded any more" in told[0]
