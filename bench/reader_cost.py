@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from sentinel_agent.cpython.process import open_process
+from sentinel_agent.target.doctor import find_py_spy
 
 RATE = 100
 SECONDS = 10
@@ -61,7 +62,7 @@ def ours(pid: int) -> str:
 
 def py_spy(pid: int) -> str:
     command = [
-        "py-spy",
+        find_py_spy() or "py-spy",
         "record",
         "--nonblocking",
         "-r",

@@ -1,6 +1,6 @@
-"""Real interpreters as targets. One that is promised and missing fails the test; nothing is skipped for it.
+"""Real interpreters as targets: every CPython 3.8 to 3.13 that is on the machine, this one at least.
 
-SENTINEL_TEST_MINORS (`11,12`) narrows the promise on a machine that has fewer.
+SENTINEL_TEST_MINORS (`8,9,10,11,12,13`) is a promise: one that it names and that is missing fails the test.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 PROGRAM = Path(__file__).with_name("target_program.py")
 BUSY_PROGRAM = str(Path(__file__).with_name("busy_program.py"))
-MINORS = [int(part) for part in os.environ.get("SENTINEL_TEST_MINORS", "8,9,10,11,12,13").split(",")]
+READABLE = (8, 9, 10, 11, 12, 13)
 
 
 def _answers(python: Path, minor: int) -> bool:
@@ -28,10 +29,12 @@ def _answers(python: Path, minor: int) -> bool:
 
 
 @cache
-def python_of(minor: int) -> Path:
-    """The binary of CPython 3.`minor`: from PATH, or among pyenv's versions."""
+def _find(minor: int) -> Path | None:
+    """The binary of CPython 3.`minor`: this interpreter, from PATH, or among pyenv's versions."""
     name = f"python3.{minor}"
-    candidates = [Path(found)] if (found := shutil.which(name)) else []
+    candidates = [Path(sys.executable).resolve()] if sys.version_info[1] == minor else []
+    if found := shutil.which(name):
+        candidates.append(Path(found))
     if shutil.which("pyenv"):
         root = subprocess.run(
             ["pyenv", "root"], capture_output=True, text=True, timeout=30, check=True
@@ -40,7 +43,25 @@ def python_of(minor: int) -> Path:
     for candidate in candidates:
         if _answers(candidate, minor):
             return candidate.resolve() if candidate.is_symlink() else candidate
-    pytest.fail(f"{name} is not on this machine; see SENTINEL_TEST_MINORS in {__file__}")
+    return None
+
+
+def python_of(minor: int) -> Path:
+    """The binary of CPython 3.`minor`; fails the test where it was promised and is missing."""
+    found = _find(minor)
+    if found is None:
+        pytest.fail(f"python3.{minor} is not on this machine, but SENTINEL_TEST_MINORS promises it")
+    return found
+
+
+def _minors() -> list[int]:
+    promised = os.environ.get("SENTINEL_TEST_MINORS")
+    if promised:
+        return [int(part) for part in promised.split(",")]
+    return [minor for minor in READABLE if _find(minor) is not None]
+
+
+MINORS = _minors()
 
 
 class Target:
