@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from sentinel_agent.cpython.code import TORN, Frame
+from sentinel_agent.cpython.elf import UnsupportedTargetError
 
 MAX_DEPTH = 2000
 """Most frames of a stack. A deeper one is partial: its leaf's part, then TORN."""
@@ -115,9 +116,17 @@ def partial(leaf: Places, root: Places) -> Stack:
 
 
 def fields(*places: tuple[int, str]) -> struct.Struct:
-    """A little-endian struct of the given fields: offset and `struct` letter each, in rising order of offset."""
+    """A little-endian struct of the given fields: offset and `struct` letter each, in rising order of offset.
+
+    Raises:
+        UnsupportedTargetError: they are in another order or overlap; offsets may come from the target.
+    """
     text, at = "<", 0
     for offset, letter in places:
+        if offset < at:
+            raise UnsupportedTargetError(
+                f"the target's fields lie as no CPython has them: one at {offset}, expected from {at} on"
+            )
         text += f"{offset - at}x{letter}"
         at = offset + struct.calcsize("<" + letter)
     return struct.Struct(text)
