@@ -36,15 +36,23 @@ class SamplerStatistics:
 
 
 class TargetSeries:
-    """One target's probes, its latest readings and their recent past, in fixed bytes."""
+    """One target's probes, its latest readings and their recent past.
 
-    def __init__(self, target: Target, probes: ProbeSet, ring_bytes: int) -> None:
+    All metrics share `ring_bytes`; none keeps more than `most_readings`.
+    """
+
+    def __init__(
+        self, target: Target, probes: ProbeSet, ring_bytes: int, most_readings: int | None = None
+    ) -> None:
         self.target = target
         self.latest: dict[str, Reading] = {}
         self.errors: Counter[str] = Counter()
         self._set = probes
         names = [name for probe in probes.probes for name in probe.metrics]
-        share = max(16 * READING_BYTES, ring_bytes // max(1, len(names)))
+        share = ring_bytes // max(1, len(names))
+        if most_readings is not None:
+            share = min(share, most_readings * READING_BYTES)
+        share = max(share, 16 * READING_BYTES)
         self.rings: dict[str, SeriesRing] = {name: SeriesRing(share) for name in names}
 
     @property

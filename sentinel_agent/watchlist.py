@@ -8,6 +8,7 @@ tick.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import socket
 import time
@@ -174,7 +175,8 @@ def _make_series(process: Process, role: Role, settings: Settings, registry: Reg
         raise NoSuchTargetError(f"process {target.id.pid} has ended") from None
     except OSError as error:
         raise TargetError(f"process {target.id.pid} cannot be watched: {in_words(error)}") from error
-    return TargetSeries(target, probes, settings.sampler.ring_bytes)
+    sampler = settings.sampler
+    return TargetSeries(target, probes, sampler.ring_bytes, math.ceil(sampler.history / sampler.interval))
 
 
 def _how_it_ended(status: int | None) -> str:

@@ -91,11 +91,11 @@ class Gauge:
         return found
 
 
-def series_of(*gauges: Gauge, ring_bytes: int = RING_BYTES) -> TargetSeries:
+def series_of(*gauges: Gauge, ring_bytes: int = RING_BYTES, most_readings: int | None = None) -> TargetSeries:
     """This very process as a target, read by these probes. Close it."""
     target = make_target(identify(os.getpid()), ROLE)
     registry = Registry({f"gauge{number}": gauge for number, gauge in enumerate(gauges)})
-    return TargetSeries(target, build_probes(target, registry), ring_bytes)
+    return TargetSeries(target, build_probes(target, registry), ring_bytes, most_readings)
 
 
 @dataclass

@@ -156,6 +156,16 @@ def test_the_rings_of_a_target_stay_within_their_bytes() -> None:
     series.close()
 
 
+def test_no_more_is_remembered_than_the_history_asks_for() -> None:
+    """With bytes to spare, a ring holds as many readings as `sampler.history` has at the interval, and no more."""
+    gauge = Gauge({"cpu": 0.0})
+    series = series_of(gauge, ring_bytes=1000 * READING_BYTES, most_readings=60)
+    for number in range(200):
+        series.read(Moment(wall=1000.0 + number, monotonic=float(number)))
+    assert len(series.rings["cpu"]) == 60
+    series.close()
+
+
 def test_a_window_has_both_its_ends(series: TargetSeries) -> None:
     for number in range(10):
         series.read(Moment(wall=1000.0 + number, monotonic=float(number)))
