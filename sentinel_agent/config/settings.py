@@ -152,7 +152,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     listen: Annotated[
         str,
-        Meta(pattern=r"^.+:\d{1,5}$", extra={"unit": "address"}, description="address of the HTTP interface"),
+        Meta(
+            pattern=r"^.+:\d{1,5}$",
+            extra={"unit": "address"},
+            description="address of the HTTP interface, which this build does not have yet",
+        ),
     ] = "127.0.0.1:9477"
     target: TargetSettings = TargetSettings()
     sampler: SamplerSettings = SamplerSettings()
