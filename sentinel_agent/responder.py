@@ -245,10 +245,12 @@ class Responder:
         wall = await self.deck.window(target.role, ring, start, end)
         if not wall.record.samples:
             return None
-        cpu = await self.deck.window(target.role, ring, start, end, "cpu")
         during = await self.deck.window(target.role, ring, max(began, start), end)
         return Recording(
-            wall=wall.record, cpu=cpu.record, during=on_cpu_only(during.record), coverage=during.coverage
+            wall=wall.record,
+            cpu=on_cpu_only(wall.record),
+            during=on_cpu_only(during.record),
+            coverage=during.coverage,
         )
 
     def window(self, series: TargetSeries, trigger_time: float) -> SeriesWindow:

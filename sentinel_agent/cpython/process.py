@@ -86,21 +86,13 @@ class Interpreter:
     def stacks(self) -> list[ThreadView]:
         """Every thread with its name, kernel state and stack. Raises as `sample` does."""
         threads = self.sample()
-        facts = self._threads.facts(threads, self._modules.value("threading", "_active"))
+        facts = self.facts(threads)
         views = []
         for thread in threads:
-            known = facts[thread.id]
-            native_id = self._host_id(thread.native_id or known.native_id)
+            name, native_id = facts[thread.id].name, facts[thread.id].native_id
             state = kernel_state(self._proc, native_id) if self._proc and native_id else None
             views.append(
-                ThreadView(
-                    native_id,
-                    known.name,
-                    state,
-                    thread.gil,
-                    thread.stack.kind,
-                    thread.stack.frames,
-                )
+                ThreadView(native_id, name, state, thread.gil, thread.stack.kind, thread.stack.frames)
             )
         return views
 

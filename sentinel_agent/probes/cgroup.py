@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from sentinel_agent.probes.base import Moment, Subject, collect
@@ -31,21 +32,31 @@ class Increases:
         ]
 
 
-class ThrottlingProbe:
-    """`throttled`: percent of the CPU periods since the last tick in which the quota was used up.
+class _CgroupProbe(ABC):
+    """What the probes of a cgroup's counters share: whose cgroup it is, and what the counters were at the last tick."""
 
-    From `cpu.stat` of every level that has a quota, the worst one; 0 where no level has one.
-    """
-
-    metrics = ("throttled",)
+    metrics: tuple[str, ...]
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._increases = Increases()
 
     def read(self, now: Moment) -> list[Reading]:
-        """Throttling since the last tick."""
+        """What has happened since the last tick."""
         return collect(self.metrics, now, lambda: self._measure(now))
+
+    @abstractmethod
+    def _measure(self, now: Moment) -> dict[str, float]:
+        """The metrics by name; raises as `collect` allows."""
+
+
+class ThrottlingProbe(_CgroupProbe):
+    """`throttled`: percent of the CPU periods since the last tick in which the quota was used up.
+
+    From `cpu.stat` of every level that has a quota, the worst one; 0 where no level has one.
+    """
+
+    metrics = ("throttled",)
 
     def _measure(self, now: Moment) -> dict[str, float]:
         limits = self._subject.limits(now.monotonic)
@@ -59,21 +70,13 @@ class ThrottlingProbe:
         return {"throttled": min(1.0, max(shares)) * 100} if shares else {}
 
 
-class MemoryEventsProbe:
+class MemoryEventsProbe(_CgroupProbe):
     """`memory_events`: times a memory limit was hit since the last tick, at the level where it was hit most.
 
     v2: `max` of memory.events. v1: memory.failcnt.
     """
 
     metrics = ("memory_events",)
-
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._increases = Increases()
-
-    def read(self, now: Moment) -> list[Reading]:
-        """Hits since the last tick."""
-        return collect(self.metrics, now, lambda: self._measure(now))
 
     def _measure(self, now: Moment) -> dict[str, float]:
         limits = self._subject.limits(now.monotonic)
@@ -88,21 +91,13 @@ class MemoryEventsProbe:
         return {"memory_events": max(level.get(key, 0) for level in grown)} if grown else {}
 
 
-class OomKillsProbe:
+class OomKillsProbe(_CgroupProbe):
     """`oom_kills`: processes of the target's own cgroup that the kernel killed for memory since the last tick.
 
     `oom_kill` of memory.events (v2) or memory.oom_control (v1, Linux 4.13).
     """
 
     metrics = ("oom_kills",)
-
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._increases = Increases()
-
-    def read(self, now: Moment) -> list[Reading]:
-        """Kills since the last tick."""
-        return collect(self.metrics, now, lambda: self._measure(now))
 
     def _measure(self, now: Moment) -> dict[str, float]:
         controller = self._subject.limits(now.monotonic).memory_controller

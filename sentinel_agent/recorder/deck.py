@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from sentinel_agent.config.settings import RecorderSettings, Settings
     from sentinel_agent.core.model import Role, Target
     from sentinel_agent.probes.live import LiveReader
-    from sentinel_agent.recorder.ring import Batch, RecorderStatistics
-    from sentinel_agent.recorder.window import View, Window
+    from sentinel_agent.recorder.ring import Batch
+    from sentinel_agent.recorder.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -111,10 +111,6 @@ class FlightDeck:
         seat = self._seats.get(pid)
         return seat.flight.ring if seat else None
 
-    def statistics(self) -> dict[int, RecorderStatistics]:
-        """Of each ring, by pid."""
-        return {pid: seat.flight.ring.statistics() for pid, seat in self._seats.items()}
-
     async def run(self) -> None:
         """Look at every target when it is due, for ever."""
         while True:
@@ -175,20 +171,21 @@ class FlightDeck:
         if batches:
             await write(self._spool, batches, self._clock.wall())
 
-    async def window(
-        self, role: Role, ring: Ring | None, since: float, until: float, view: View = "wall"
-    ) -> Window:
+    async def window(self, role: Role, ring: Ring | None, since: float, until: float) -> Window:
         """What was recorded of a role between two times (seconds since the epoch), from the ring and from the spool.
 
         Raises:
             ValueError: the window is empty.
         """
         pieces = ring.snapshot(since) if ring is not None else []
-        return await asyncio.to_thread(self._read, role, pieces, since, until, view)
+        oldest = ring.statistics().oldest if ring is not None else None
+        spool = None if oldest is not None and oldest <= since else self._spool
+        return await asyncio.to_thread(_read, spool, role, pieces, since, until)
 
-    def _read(self, role: Role, pieces: list[bytes], since: float, until: float, view: View) -> Window:
-        older = self._spool.read(role, since) if self._spool is not None else ()
-        return window([*pieces, *older], since, until, view=view)
+
+def _read(spool: Spool | None, role: Role, pieces: list[bytes], since: float, until: float) -> Window:
+    older = spool.read(role, since) if spool is not None else ()
+    return window([*pieces, *older], since, until)
 
 
 def make_deck(

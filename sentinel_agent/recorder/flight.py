@@ -66,12 +66,11 @@ class KernelStates:
 
 
 class Flight:
-    """The recording of one target. `cost` is the CPU time of the last sample in seconds, `busy` whether a thread was on a CPU."""
+    """The recording of one target. `cost` is the CPU time of the last sample in seconds."""
 
     def __init__(self, pid: int, reader: LiveReader, ring: Ring, root: Path = Path("/")) -> None:
         self.ring = ring
         self.cost = 0.0
-        self.busy = False
         self._reader = reader
         self._states = KernelStates(pid, root)
         self._places: dict[Frame, Place] = {}
@@ -95,7 +94,6 @@ class Flight:
         samples = [
             self._sample_of(thread) for thread in threads[:MAX_THREADS] if thread.stack.kind != "failed"
         ]
-        self.busy = any(sample.on_cpu for sample in samples)
         self.ring.put(Tick(wall, monotonic, period, samples, failed=len(threads) - len(samples), late=late))
         self.cost = thread_time() - began
         return True
