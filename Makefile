@@ -44,8 +44,9 @@ wheel: .venv/.test
 	$(PIP) --editable '.[all]'
 	@touch $@
 
-.venv/.test: .venv/.demo pyproject.toml
+.venv/.test: .venv/.demo pyproject.toml tests/debian.txt
 	$(PIP) --group lint --group test
+	@tools/debian.sh tests/debian.txt
 	@touch $@
 
 # The real proxies that the end-to-end tests attach to, each in its own environment as in production.
