@@ -23,18 +23,20 @@ PROXIES = HERE.parent.parent / ".cache" / "proxies"
 SENTINEL = (sys.executable, "-m", "sentinel_agent")
 
 # What an operator would write; no hold, so that a spike is detected at the next tick.
-SPIKE = """
+RULE = """
 rule_packs: []
 rules:
   - name: cpu-spike
     metric: cpu
-    trigger: {min: 20, diff: 50, abs: 90}
-    baseline: {kind: mean, window: 60s}
+    trigger: {{min: 20, diff: 50, abs: 90}}
+    baseline: {{kind: mean, window: 60s}}
     warmup: 5
     cooldown: 1m
-    limit: {count: 10, per: 1h, rearm_above: 100}
-    capture: [stacks, profile, process]
+    limit: {{count: 10, per: 1h, rearm_above: 100}}
+    capture: {capture}
 """
+# The tick may see only the begin of the spike: the stacks go on for half a second, as the profile does anyway.
+SPIKE = RULE.format(capture="[{kind: stacks, duration: 500ms}, profile, process]")
 
 
 def interpreter(name: str) -> str:

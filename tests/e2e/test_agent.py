@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.support import HERE, SENTINEL, SPIKE, attached, listed, sentinel, started, until
+from tests.e2e.support import HERE, RULE, SENTINEL, SPIKE, attached, listed, sentinel, started, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 # A spike is detected within a tick, and one capture takes so long that the test can act in the middle of it.
-SLOW = SPIKE.replace("[stacks, profile, process]", "[stacks, {kind: profile, duration: 20s}]") + (
-    "sampler: {interval: 100ms}\n"
-)
+SLOW = RULE.format(capture="[stacks, {kind: profile, duration: 20s}]") + "sampler: {interval: 100ms}\n"
 FAST = SPIKE + "sampler: {interval: 100ms}\n"
 
 
