@@ -6,6 +6,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROXIES := .cache/proxies
+INTERPRETERS := .cache/interpreters
 
 .PHONY: demo test lint types unit e2e wheel bench clean
 
@@ -24,7 +25,7 @@ types: .venv/.test
 	$(BIN)/mypy
 
 # Every branch of the core; the tracer would slow the other tests, which read real processes.
-unit: .venv/.test
+unit: .venv/.test $(INTERPRETERS)/.tried
 	$(BIN)/pytest tests/core --cov=sentinel_agent/core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 	$(BIN)/pytest -m "not e2e and not wheel" --ignore=tests/core
 
@@ -55,6 +56,11 @@ $(PROXIES)/.done: .venv/bin/python tests/e2e/proxies/requirements-proxypy.txt te
 	  test -x $(PROXIES)/$$name/bin/python || $(BIN)/python -m venv $(PROXIES)/$$name || exit 1; \
 	  $(PROXIES)/$$name/bin/python -m pip install --quiet --disable-pip-version-check -r tests/e2e/proxies/requirements-$$name.txt || exit 1; \
 	done
+	@touch $@
+
+# CPython 3.14 and 3.15 as targets of the tests, where they can be had; says why where not.
+$(INTERPRETERS)/.tried: .venv/bin/python tools/interpreters.sh
+	tools/interpreters.sh $(INTERPRETERS) $(BIN)/python
 	@touch $@
 
 # What the agent costs at defaults; figures, not a test.

@@ -1,12 +1,18 @@
 """Write the struct layout table of one CPython minor version, for `sentinel_agent/cpython/layouts/`.
 
     python tools/gen_layouts.py /path/to/bin/python3.12 [more interpreters]
+    python tools/gen_layouts.py --root FOLDER /usr/bin/python3.14 [more interpreters in that folder]
 
 The interpreter must be a release build with its headers (`include/python3.X/internal` among them) and with debug
 information (`-g`, the default of CPython's own build) in libpython or the main binary and in `_asyncio`. Most offsets are
 printed by a small C program that is compiled against the headers. Structs that only a .c file knows (tasks,
 generator wrappers) are read from the debug information. A field that moved is a difference in the written JSON; a field that
 was renamed stops the compiler: then add a row below with the new name.
+
+Debian's interpreters are stripped. Their debug information is taken from the debug build beside them (`python3.14d`), whose
+structs of those .c files are the same; what 3.14 and later tell of their tasks is compared with it at every attach. As root:
+
+    tools/interpreters.sh FOLDER python3 libpython3.14-dev python3.14-dbg && python tools/gen_layouts.py --root FOLDER/root ...
 
 Needs a C compiler (`cc` or $CC) and pyelftools. For a new minor: add its rows, widen `KNOWN`, run, then run tests/cpython.
 """
@@ -23,7 +29,7 @@ from typing import Any, NamedTuple
 
 from elftools.elf.elffile import ELFFile
 
-KNOWN = range(8, 14)
+KNOWN = range(8, 16)
 TABLES = Path(__file__).resolve().parent.parent / "sentinel_agent" / "cpython" / "layouts"
 
 
@@ -40,6 +46,10 @@ def _at(name: str, struct: str, member: str, first: int = 8, last: int = 99) -> 
     return Row(name, f"offsetof({struct}, {member})", first, last)
 
 
+def _told(name: str, member: str, first: int = 13) -> Row:
+    return _at(f"debug_offsets.{name}", "struct _Py_DebugOffsets", member, first)
+
+
 HEADER_ROWS = [
     _at("runtime.interpreters_head", "_PyRuntimeState", "interpreters.head"),
     _at("runtime.gil_locked", "_PyRuntimeState", "ceval.gil.locked", 8, 11),
@@ -51,6 +61,7 @@ HEADER_ROWS = [
     _at("interp.modules", "PyInterpreterState", "imports.modules", 12),
     _at("interp.sysdict", "PyInterpreterState", "sysdict"),
     _at("interp.gil", "PyInterpreterState", "ceval.gil", 12),
+    _at("interp.tasks_head", "PyInterpreterState", "asyncio_tasks_head", 14),
     _at("gil.locked", "struct _gil_runtime_state", "locked", 12),
     _at("gil.holder", "struct _gil_runtime_state", "last_holder", 12),
     Row("thread.size", "sizeof(PyThreadState)"),
@@ -65,6 +76,8 @@ HEADER_ROWS = [
     _at("thread.native_thread_id", "PyThreadState", "native_thread_id", 11),
     _at("thread.datastack_chunk", "PyThreadState", "datastack_chunk", 11),
     _at("thread.datastack_top", "PyThreadState", "datastack_top", 11),
+    _at("thread.base_frame", "PyThreadState", "base_frame", 15),
+    _at("thread.tasks_head", "_PyThreadStateImpl", "asyncio_tasks_head", 14),
     _at("chunk.previous", "_PyStackChunk", "previous", 11),
     _at("chunk.size", "_PyStackChunk", "size", 11),
     _at("chunk.data", "_PyStackChunk", "data", 11),
@@ -82,7 +95,9 @@ HEADER_ROWS = [
     _at("frame.localsplus", "_PyInterpreterFrame", "localsplus", 11),
     _at("frame.stacktop", "PyFrameObject", "f_stacktop", 8, 9),
     _at("frame.stacktop", "PyFrameObject", "f_stackdepth", 10, 10),
-    _at("frame.stacktop", "_PyInterpreterFrame", "stacktop", 11),
+    _at("frame.stacktop", "_PyInterpreterFrame", "stacktop", 11, 13),
+    _at("frame.stacktop", "_PyInterpreterFrame", "stackpointer", 14),
+    Row("frame.tag_bits", "Py_TAG_BITS", 14),
     _at("frame.is_entry", "_PyInterpreterFrame", "is_entry", 11, 11),
     _at("frame.owner", "_PyInterpreterFrame", "owner", 11),
     _at("frame.state", "PyFrameObject", "f_executing", 8, 9),
@@ -152,10 +167,53 @@ HEADER_ROWS = [
     Row("generator.created", "FRAME_CREATED", 10),
     Row("generator.cleared", "FRAME_CLEARED", 10),
     Row("generator.yield_from", "FRAME_SUSPENDED_YIELD_FROM", 13),
+    # No header says it: `_PyFrame_StackPeek(&gen->gi_iframe, 2)` in Objects/genobject.c, since SEND has a NULL on the stack.
+    Row("generator.awaited_depth", "2", 15),
     Row("generator.yield_from_opcodes[]", "YIELD_FROM", 8, 10),
     Row("generator.yield_from_opcodes[]", "RESUME", 11, 12),
     Row("generator.yield_from_opcodes[]", "RESUME_QUICK", 11, 11),
     Row("generator.yield_from_opcodes[]", "INSTRUMENTED_RESUME", 12, 12),
+    Row("debug_offsets.size", "sizeof(struct _Py_DebugOffsets)", 13),
+    _told("runtime.interpreters_head", "runtime_state.interpreters_head"),
+    _told("interp.next", "interpreter_state.next"),
+    _told("interp.threads_head", "interpreter_state.threads_head"),
+    _told("interp.modules", "interpreter_state.imports_modules"),
+    _told("interp.sysdict", "interpreter_state.sysdict"),
+    _told("interp.gil", "interpreter_state.ceval_gil"),
+    _told("thread.size", "thread_state.size"),
+    _told("thread.next", "thread_state.next"),
+    _told("thread.interp", "thread_state.interp"),
+    _told("thread.current_frame", "thread_state.current_frame"),
+    _told("thread.thread_id", "thread_state.thread_id"),
+    _told("thread.native_thread_id", "thread_state.native_thread_id"),
+    _told("thread.datastack_chunk", "thread_state.datastack_chunk"),
+    _told("thread.base_frame", "thread_state.base_frame", 15),
+    _told("frame.previous", "interpreter_frame.previous"),
+    _told("frame.code", "interpreter_frame.executable"),
+    _told("frame.instr", "interpreter_frame.instr_ptr"),
+    _told("frame.localsplus", "interpreter_frame.localsplus"),
+    _told("frame.owner", "interpreter_frame.owner"),
+    _told("frame.stacktop", "interpreter_frame.stackpointer", 14),
+    _told("code.filename", "code_object.filename"),
+    _told("code.name", "code_object.name"),
+    _told("code.qualname", "code_object.qualname"),
+    _told("code.linetable", "code_object.linetable"),
+    _told("code.firstlineno", "code_object.firstlineno"),
+    _told("code.bytecode", "code_object.co_code_adaptive"),
+    _told("objects.type_name", "type_object.tp_name"),
+    _told("objects.type_flags", "type_object.tp_flags"),
+    _told("objects.type_basicsize", "type_object.tp_basicsize", 15),
+    _told("objects.type_dictoffset", "type_object.tp_dictoffset", 15),
+    _told("objects.type_cached_keys", "heap_type_object.ht_cached_keys", 15),
+    _told("dict.keys", "dict_object.ma_keys"),
+    _told("dict.values", "dict_object.ma_values"),
+    _told("set.mask", "set_object.mask", 14),
+    _told("set.used", "set_object.used", 14),
+    _told("set.table", "set_object.table", 14),
+    _told("unicode.state", "unicode_object.state"),
+    _told("unicode.length", "unicode_object.length"),
+    _told("generator.frame", "gen_object.gi_iframe", 14),
+    _told("generator.frame_state", "gen_object.gi_frame_state", 14),
 ]
 CORE_DEBUG_ROWS = [
     Row("dict.dk_size", "_dictkeysobject.dk_size", 8, 10),
@@ -172,6 +230,9 @@ ASYNCIO_ROWS = [
     Row("task.coro", "TaskObj.task_coro"),
     Row("task.name", "TaskObj.task_name"),
     Row("task.waiter", "TaskObj.task_fut_waiter"),
+    Row("task.awaited_by", "TaskObj.task_awaited_by", 14),
+    Row("task.awaited_by_is_set", "TaskObj.task_awaited_by_is_set", 14),
+    Row("task.node", "TaskObj.task_node", 14),
 ]
 
 _PROGRAM_HEAD = """
@@ -191,6 +252,12 @@ _PROGRAM_HEAD = """
 #include "internal/pycore_dict.h"
 #include "internal/pycore_frame.h"
 #include "internal/pycore_code.h"
+#endif
+#if PY_VERSION_HEX >= 0x030E0000
+#include "internal/pycore_debug_offsets.h"
+#include "internal/pycore_interpframe.h"
+#include "internal/pycore_stackref.h"
+#include "internal/pycore_tstate.h"
 #endif
 
 static unsigned int state_bits(int kind, int compact, int ascii)
@@ -214,11 +281,26 @@ def _rows(rows: list[Row], minor: int) -> list[Row]:
     return [row for row in rows if row.first <= minor <= row.last]
 
 
-def _ask(python: Path, code: str) -> Any:
-    done = subprocess.run(
-        [python, "-I", "-c", f"import json, sys; {code}"], check=True, capture_output=True, text=True
-    )
-    return json.loads(done.stdout)
+class Build(NamedTuple):
+    """An interpreter, and the folder that is its root directory."""
+
+    python: Path
+    root: Path
+
+    def ask(self, code: str) -> Any:
+        """What the interpreter answers, as JSON."""
+        enter = [] if self.root == Path("/") else ["chroot", str(self.root)]
+        command = [*enter, self.python, "-I", "-c", f"import json, sys; {code}"]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    def path(self, inside: str) -> Path:
+        """Where a file of the interpreter lies for us."""
+        return self.root / inside.lstrip("/")
+
+    def debug_build(self) -> Build:
+        """The build beside this one that has debug information, where there is one; else this."""
+        debug = self.python.with_name(self.python.name + "d")
+        return Build(debug, self.root) if self.path(str(debug)).exists() else self
 
 
 def _from_headers(include: Path, minor: int) -> list[tuple[str, int]]:
@@ -231,6 +313,8 @@ def _from_headers(include: Path, minor: int) -> list[tuple[str, int]]:
         source.write_text(_PROGRAM_HEAD + "\n".join(lines) + "\n    return 0;\n}\n")
         compiler = os.environ.get("CC", "cc")
         flags = ["-w", "-DPy_BUILD_CORE", f"-I{include}", f"-I{include / 'internal'}"]
+        # Debian keeps `pyconfig.h` beside them, by the name of the architecture, but so it does libc's headers: last.
+        flags += ["-idirafter", str(include.parent)]
         subprocess.run([compiler, *flags, "-o", binary, source], check=True)
         printed = subprocess.run([binary], check=True, capture_output=True, text=True).stdout
     return [(name, int(number)) for name, number in (line.split() for line in printed.splitlines())]
@@ -284,22 +368,25 @@ def _from_debug_information(
     return answer
 
 
-def table(python: Path) -> dict[str, Any]:
+def table(python: Path, root: Path = Path("/")) -> dict[str, Any]:
     """The layout of `python`, in the shape of `sentinel_agent.cpython.layouts.model.Layout`."""
-    version = _ask(python, "print(json.dumps(sys.version_info[:3]))")
+    build = Build(python, root)
+    version = build.ask("print(json.dumps(sys.version_info[:3]))")
     minor = version[1]
     if version[0] != 3 or minor not in KNOWN:
         raise SystemExit(f"{python} is {version}: this tool knows 3.{KNOWN[0]} to 3.{KNOWN[-1]}")
-    paths = _ask(
-        python,
-        "import sysconfig as s, _asyncio; c = s.get_config_var; print(json.dumps({'include': s.get_path('include'), "
-        "'asyncio': _asyncio.__file__, 'lib': c('LIBDIR') + '/' + c('LDLIBRARY') if c('Py_ENABLE_SHARED') else sys.executable}))",
+    include = build.path(build.ask("import sysconfig; print(json.dumps(sysconfig.get_path('include')))"))
+    debug = build.debug_build()
+    main, asyncio = debug.ask(
+        "import sysconfig as s, _asyncio; c = s.get_config_var; "
+        "main = c('LIBDIR') + '/' + c('LDLIBRARY') if c('Py_ENABLE_SHARED') and sys.prefix != '/usr' else sys.executable; "
+        "print(json.dumps([main, getattr(_asyncio, '__file__', main)]))",
     )
     core_files = ("genobject.c", "dictobject.c", "iterobject.c")
     numbers = [
-        *_from_headers(Path(paths["include"]), minor),
-        *_from_debug_information(Path(paths["lib"]).resolve(), core_files, _rows(CORE_DEBUG_ROWS, minor)),
-        *_from_debug_information(Path(paths["asyncio"]), ("_asynciomodule.c",), ASYNCIO_ROWS),
+        *_from_headers(include, minor),
+        *_from_debug_information(debug.path(main).resolve(), core_files, _rows(CORE_DEBUG_ROWS, minor)),
+        *_from_debug_information(debug.path(asyncio), ("_asynciomodule.c",), _rows(ASYNCIO_ROWS, minor)),
     ]
     layout: dict[str, Any] = {"minor": minor, "generated_from": ".".join(map(str, version))}
     for path, number in numbers:
@@ -314,12 +401,15 @@ def table(python: Path) -> dict[str, Any]:
     return layout
 
 
-def main(pythons: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Write one table per interpreter."""
-    if not pythons:
+    root = Path("/")
+    if arguments[:1] == ["--root"]:
+        root, arguments = Path(arguments[1]), arguments[2:]
+    if not arguments:
         raise SystemExit(__doc__)
-    for python in pythons:
-        layout = table(Path(python))
+    for python in arguments:
+        layout = table(Path(python), root)
         path = TABLES / f"cpython-3.{layout['minor']}.json"
         path.write_text(json.dumps(layout, indent=1) + "\n")
         sys.stdout.write(f"{path.name}: from {layout['generated_from']}\n")

@@ -70,8 +70,10 @@ class Awaits:
             "anext_awaitable": layout.generator.anext_wrapped,
         }
         frame = layout.frame
+        self._bits = ~frame.tag_bits
         if layout.minor >= 11:
-            self._frame = fields((frame.code, "Q"), (frame.instr, "Q"), (frame.stacktop, "i"))
+            last = (frame.stacktop, "i") if layout.minor <= 13 else (frame.stacktop, "Q")
+            self._frame = fields((frame.code, "Q"), (frame.instr, "Q"), last)
             self._head = layout.generator.frame + frame.size
             self._suspended: Callable[[Sequence[tuple[int, bytes]]], list[_Suspended | None]] = (
                 self._inner_frames
@@ -160,7 +162,7 @@ class Awaits:
             for one, opcode in zip(found, opcodes, strict=True)
         ]
         words = self._objects.many([(top, 8 if top else 0) for top in tops])
-        return found, [_WORD.unpack(word)[0] if word is not None else 0 for word in words]
+        return found, [_WORD.unpack(word)[0] & self._bits if word is not None else 0 for word in words]
 
     def _awaiting(self, opcode: bytes | None) -> bool:
         """Whether a frame that goes on with this instruction was waiting in an await."""
@@ -175,14 +177,18 @@ class Awaits:
         for address, head in generators:
             code_address, instr, stacktop = self._frame.unpack_from(head, layout.frame)
             (state,) = struct.unpack_from("<b", head, layout.frame_state)
-            code = self._codes.get(code_address) if state < layout.cleared else None
+            code = self._codes.get(code_address & self._bits) if state < layout.cleared else None
             lasti = instr - code.bytecode if code else 0
             if code is None or not -2 <= lasti < code.bytecode_size:
                 answer.append(None)
                 continue
             top = opcode = 0
-            if 0 < stacktop < code.frame_size // 8 and state not in (layout.executing, layout.created):
-                top = address + layout.frame + frame.localsplus + 8 * (stacktop - 1)
+            stack = address + layout.frame + frame.localsplus
+            if self._objects.layout.minor >= 14:
+                stacktop = (stacktop - stack) // 8
+            depth = layout.awaited_depth
+            if depth <= stacktop < code.frame_size // 8 and state not in (layout.executing, layout.created):
+                top = stack + 8 * (stacktop - depth)
                 if self._objects.layout.minor <= 12:
                     opcode = instr + 2
                 elif state != layout.yield_from:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sentinel_agent.cpython.code import CodeCache, Frame
 from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate
-from sentinel_agent.cpython.layouts import DEBUG_OFFSETS_SIZE, debug_version, layout_of, told_by_target
+from sentinel_agent.cpython.layouts import debug_version, layout_of, told_by_target
 from sentinel_agent.cpython.memory import Memory, ProcessMemory, UnreadableError, must_read
 from sentinel_agent.cpython.modules import Modules
 from sentinel_agent.cpython.objects import Objects
@@ -222,7 +222,7 @@ def choose_layout(memory: Memory, location: Location) -> Layout:
                 hint="py-spy based captures may still work",
             )
         layout = layout_of(minor)
-        return told_by_target(layout, must_read(memory, location.runtime, DEBUG_OFFSETS_SIZE))
+        return told_by_target(layout, must_read(memory, location.runtime, layout.debug_offsets["size"]))
     if location.version_symbol is not None:
         (version,) = struct.unpack("<Q", must_read(memory, location.version_symbol, 8))
         if version >> 24 != 3:

@@ -1,4 +1,4 @@
-"""One gathering call for one thread of CPython 3.11 to 3.13: its state, its data stack, and the pages other frames lie in.
+"""One gathering call for one thread of CPython 3.11 and later: its state, its data stack, and the pages other frames lie in.
 
 Whole pages are read, because a page costs hardly more than a frame, and new coroutines come to lie where old ones did.
 Everything is read twice in the one call, in turn: what is the same both times did not change between.
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sentinel_agent.cpython.layouts.model import Layout
     from sentinel_agent.cpython.memory import Memory
 
-THREAD, GENERATOR, C_STACK = 0, 1, 3  # enum _frameowner; 2 is a frame that is being taken apart
+# enum _frameowner; 2 is a frame that is being taken apart. What lies on the C stack is said to be the interpreter's from 3.14 on.
+THREAD, GENERATOR, C_STACK = 0, 1, 3
 UNKNOWN = -1
 _SLACK = 1024  # bytes over the last known top of the data stack that are read as well
 _MAX_CHUNKS = 32
@@ -36,10 +37,13 @@ class ChunkFormat:
             (frame.code, "Q"),
             (frame.previous, "Q"),
             (frame.instr, "Q"),
-            (frame.stacktop, "i"),
+            (frame.stacktop, "i" if layout.minor <= 13 else "Q"),
             (entry, "B"),
             (frame.owner, "B"),
         )
+        self.code_bits = ~frame.tag_bits
+        # Up to 3.13 a frame's stack pointer is saved just while it calls another; later it stays as it was last saved.
+        self.tells_calls = layout.minor <= 13
         # A generator's state lies before its frame.
         self.lead = generator.frame - generator.frame_state
         self.executing = generator.executing & 0xFF
@@ -48,6 +52,7 @@ class ChunkFormat:
         self.state_size = thread.size
         self.chunk_at = thread.datastack_chunk
         self.top_at = thread.datastack_top
+        self.base_at = thread.base_frame
         self.by_cframe = layout.minor <= 12
         self.leaf_at = thread.cframe if self.by_cframe else thread.current_frame
         self.cframe_at = thread.cframe_current
@@ -58,17 +63,29 @@ class Snapshot:
 
     `spans` are the chunks, the newest first: address and bytes; `stable` is the address up to which the newest one was the same
     both times (the older ones were, all of them). `ground` is where the thread's first frame lies on them, 0 where
-    that is not known.
+    that is not known; `top` and `top_after` are how far they were in use. `base` ends the chain of frames.
     """
 
-    __slots__ = ("_after", "_before", "ground", "leaf", "leaf_after", "spans", "stable", "state", "top")
+    __slots__ = (
+        "_after",
+        "_before",
+        "base",
+        "ground",
+        "leaf",
+        "leaf_after",
+        "spans",
+        "stable",
+        "state",
+        "top",
+        "top_after",
+    )
 
     def __init__(self, state: bytes, before: dict[int, bytes], after: dict[int, bytes]) -> None:
         self.state = state
         self._before = before
         self._after = after
         self.leaf = self.leaf_after = UNKNOWN
-        self.top = self.ground = self.stable = 0
+        self.top = self.top_after = self.ground = self.stable = self.base = 0
         self.spans: list[tuple[int, bytes]] = []
 
     def on_stack(self, address: int, size: int) -> tuple[bytes, int] | None:
@@ -133,7 +150,7 @@ class Gatherer:
         self._form = form
         self._thread = thread
         self._chunks: list[tuple[int, int]] = []  # address and size, the newest first
-        self._top = 0
+        self._top = self._base = 0
         self._grounded = False  # the last of the chunks is the thread's first one
         self._recent = Recent(_MAX_PAGES, _SPARE_PAGES)
 
@@ -165,6 +182,9 @@ class Gatherer:
             (address, found or b"") for (address, _), found in zip(self._chunks, data, strict=True)
         ]
         snapshot.top = self._top
+        snapshot.top_after = int.from_bytes(state_after[form.top_at : form.top_at + 8], "little")
+        if form.base_at >= 0:
+            snapshot.base = self._base = int.from_bytes(state[form.base_at : form.base_at + 8], "little")
         if snapshot.spans:
             low, newest = snapshot.spans[0]
             snapshot.stable = low + _same(newest, data_after[0] or b"")
@@ -217,7 +237,7 @@ class Gatherer:
         form = self._form
         pages: dict[int, None] = {}
         for _ in range(MAX_DEPTH):
-            if not address or any(low <= address < low + size for low, size in self._chunks):
+            if address in (0, self._base) or any(low <= address < low + size for low, size in self._chunks):
                 break
             raw = self._memory.read(address - form.lead, form.lead + form.frame.size)
             if raw is None:

@@ -1,16 +1,17 @@
-"""The stack walk of CPython 3.11 to 3.13, whose frames lie on a data stack of the thread, in chunks.
+"""The stack walk of CPython 3.11 and later, whose frames lie on a data stack of the thread, in chunks.
 
 Frames on the data stack are packed: each ends where its callee's starts (`_PyThreadState_PushFrame`, Python/pystate.c;
-Objects/frame_layout.md). Generators and coroutines carry theirs in their own object on the heap, and 3.12 and 3.13
+Objects/frame_layout.md). Generators and coroutines carry theirs in their own object on the heap, and 3.12 and later
 link a frame on the C stack between a C caller and what it called.
 
 What is read is not of one moment, and a frame that was left stays in memory as it was. So a chain is accepted only if
 
 - it ends at the bottom of the data stack, and its data stack frames are packed from there without a gap;
-- a frame that called another without C code between says so: its stack pointer is saved for just that time
+- up to 3.13, a frame that called another without C code between says so: its stack pointer is saved for just that time
   (`_PyFrame_SetStackPointer`, Python/ceval.c), and it is not one that is being set up;
 - all but the leaf frame are the same at two times, and generators are executing;
-- where C code lies between two frames, the thread's leaf is still above them afterwards.
+- where C code lies between two frames, and from 3.14 on above the first generator too, the thread's leaf is still above them
+  afterwards: what is below it and the same both times was so at that moment.
 """
 
 from __future__ import annotations
@@ -37,13 +38,25 @@ if TYPE_CHECKING:
 class _Chain:
     """The frames followed from the leaf. Frames on the C stack and those being set up are no `places`."""
 
-    __slots__ = ("boundary", "ends", "innermost", "lowest", "met", "missing", "pages", "places", "via_c")
+    __slots__ = (
+        "boundary",
+        "ends",
+        "generator",
+        "innermost",
+        "lowest",
+        "met",
+        "missing",
+        "pages",
+        "places",
+        "via_c",
+    )
 
     def __init__(self) -> None:
         self.places = Places()
         self.pages: list[int] = []
         self.met: dict[int, int] = {}  # address of a frame -> how many are above it
-        self.boundary = 0  # how many frames are above the first that called into C and back, 0 for none
+        self.boundary = 0  # how many frames are above the first whose call only the thread's leaf can prove, 0 for none
+        self.generator = False  # whether a generator is among the frames so far: executing, it proves the call of it
         self.innermost = 0  # where the innermost frame on the data stack ends that is not the leaf
         self.lowest = 0  # the outermost frame on the data stack so far
         self.missing = 0
@@ -87,9 +100,9 @@ class ChunkWalk:
         form = self._form
         unpack, size, lead = form.frame.unpack_from, form.frame.size, form.lead
         low, data = snapshot.spans[0] if snapshot.spans else (0, b"")
-        last = len(data) - size
+        last, base = len(data) - size, snapshot.base
         for _ in range(MAX_DEPTH):
-            if not address:
+            if not address or address == base:
                 chain.ends = True
                 break
             at, same = address - low, True
@@ -127,7 +140,7 @@ class ChunkWalk:
     def _accept(self, chain: _Chain, snapshot: Snapshot, address: int, frame: tuple[int, ...]) -> bool:
         """Add a frame to the chain, unless it cannot be what it seems."""
         code_address, _, instr, stacktop, entry, owner = frame
-        code = self._codes.get(code_address)
+        code = self._codes.get(code_address & self._form.code_bits)
         if code is None or address in chain.met:
             return False
         depth = len(chain.met)
@@ -150,8 +163,9 @@ class ChunkWalk:
             chain.places.add(code.at(max(lasti, -1)), address)
         elif depth and not _never_shown(code):
             return False
-        if chain.via_c and depth and not chain.boundary:
+        if depth and not chain.boundary and (chain.via_c or not (chain.generator or self._form.tells_calls)):
             chain.boundary = depth
+        chain.generator |= owner == GENERATOR
         chain.met[address] = depth
         chain.via_c = self._form.marks_entry and bool(entry)
         return True
@@ -192,7 +206,7 @@ class ChunkWalk:
                 break
             leaf.add(frame, address)
         taken = [address for address in leaf.addresses if snapshot.on_stack(address, 1) is not None]
-        return partial(leaf, self._from_root(min([snapshot.top, *taken]), snapshot))
+        return partial(leaf, self._from_root(min([snapshot.top, snapshot.top_after, *taken]), snapshot))
 
     def _from_root(self, end: int, snapshot: Snapshot) -> Places:
         """The frames from the bottom of the data stack up to `end` that call each other."""
@@ -208,7 +222,7 @@ class ChunkWalk:
             code_address, previous, instr, stacktop, entry, owner = self._form.frame.unpack_from(
                 data, address - low
             )
-            code = self._codes.get(code_address)
+            code = self._codes.get(code_address & self._form.code_bits)
             if code is None or owner != THREAD or address + code.frame_size > end:
                 break
             lasti = instr - code.bytecode

@@ -1,5 +1,6 @@
-"""Real interpreters as targets: every CPython 3.8 to 3.13 that is on the machine, this one at least.
+"""Real interpreters as targets: every CPython 3.8 to 3.15 that is on the machine, this one at least.
 
+Those that `tools/interpreters.sh` unpacked run in a root directory of their own, as in a container.
 SENTINEL_TEST_MINORS (`8,9,10,11,12,13`) is a promise: one that it names and that is missing fails the test.
 """
 
@@ -19,7 +20,8 @@ import pytest
 
 PROGRAM = Path(__file__).with_name("target_program.py")
 BUSY_PROGRAM = str(Path(__file__).with_name("busy_program.py"))
-READABLE = (8, 9, 10, 11, 12, 13)
+READABLE = (8, 9, 10, 11, 12, 13, 14, 15)
+UNPACKED = Path(__file__).resolve().parents[2] / ".cache" / "interpreters"
 
 
 def _answers(python: Path, minor: int) -> bool:
@@ -30,7 +32,7 @@ def _answers(python: Path, minor: int) -> bool:
 
 @cache
 def _find(minor: int) -> Path | None:
-    """The binary of CPython 3.`minor`: this interpreter, from PATH, or among pyenv's versions."""
+    """The binary of CPython 3.`minor`: this interpreter, from PATH, among pyenv's versions, or one that was unpacked."""
     name = f"python3.{minor}"
     candidates = [Path(sys.executable).resolve()] if sys.version_info[1] == minor else []
     if found := shutil.which(name):
@@ -40,6 +42,7 @@ def _find(minor: int) -> Path | None:
             ["pyenv", "root"], capture_output=True, text=True, timeout=30, check=True
         ).stdout.strip()
         candidates += sorted(Path(root, "versions").glob(f"3.{minor}.*/bin/{name}"))
+    candidates += [path for path in [UNPACKED / "bin" / name] if path.exists()]
     for candidate in candidates:
         if _answers(candidate, minor):
             return candidate.resolve() if candidate.is_symlink() else candidate
@@ -64,6 +67,14 @@ def _minors() -> list[int]:
 MINORS = _minors()
 
 
+def within(python: Path, program: Path) -> str:
+    """The path by which `python` can read `program`: that of a copy, where it runs in a root directory of its own."""
+    if not python.is_relative_to(UNPACKED):
+        return str(program)
+    shutil.copyfile(program, UNPACKED / "root" / "tmp" / program.name)
+    return f"/tmp/{program.name}"  # noqa: S108 - not ours, the target's
+
+
 class Target:
     """A running `target_program.py`; `truth` is what it wrote of itself once everything in it stood still."""
 
@@ -85,10 +96,8 @@ def start_target() -> Iterator[StartTarget]:
     running: list[subprocess.Popen[bytes]] = []
 
     def start(python: Path, *arguments: str) -> Target:
-        command = [
-            str(python),
-            *(arguments if arguments[0] in ("-c", BUSY_PROGRAM) else (str(PROGRAM), *arguments)),
-        ]
+        program, *rest = arguments if arguments[0] in ("-c", BUSY_PROGRAM) else (str(PROGRAM), *arguments)
+        command = [str(python), program if program == "-c" else within(python, Path(program)), *rest]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         running.append(process)
         return Target(process)

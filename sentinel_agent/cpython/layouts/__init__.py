@@ -1,7 +1,8 @@
-"""Struct layouts of CPython 3.8 to 3.13: tables made by `tools/gen_layouts.py`, and what 3.13 says of itself.
+"""Struct layouts of CPython 3.8 to 3.15: tables made by `tools/gen_layouts.py`, and what 3.13 and later say of themselves.
 
-From 3.13 on `_PyRuntime` starts with `_Py_DebugOffsets` (Include/internal/pycore_runtime.h), which gives part of
-what is needed. Where a target says so itself, its word replaces the table's.
+From 3.13 on `_PyRuntime` starts with `_Py_DebugOffsets` (Include/internal/pycore_debug_offsets.h, pycore_runtime.h in 3.13), which
+gives part of what is needed; from 3.14 on `_asyncio` tells of its tasks as well. Where a target says so itself, its word
+replaces the table's.
 """
 
 from __future__ import annotations
@@ -9,51 +10,33 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sentinel_agent.cpython.elf import UnsupportedTargetError
 from sentinel_agent.cpython.layouts.model import Layout
 
-MINORS = range(8, 14)
-COOKIE = b"xdebugpy"
-DEBUG_OFFSETS_SIZE = 24 + 70 * 8
-"""Bytes of `_Py_DebugOffsets` in 3.13: cookie, version, free-threaded flag, then 70 words."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-# Positions among the 70 words. The structs of the first group have grown in micro releases before: the target's word
-# holds. The second group has fields that the target does not tell; there a difference means that those moved too.
-_TOLD = {
-    ("runtime", "interpreters_head"): 2,
-    ("interp", "next"): 5,
-    ("interp", "threads_head"): 6,
-    ("interp", "modules"): 8,
-    ("interp", "sysdict"): 9,
-    ("interp", "gil"): 11,
-}
-_CONFIRMED = {
-    ("thread", "size"): 16,
-    ("thread", "next"): 18,
-    ("thread", "interp"): 19,
-    ("thread", "current_frame"): 20,
-    ("thread", "thread_id"): 21,
-    ("thread", "native_thread_id"): 22,
-    ("thread", "datastack_chunk"): 23,
-    ("frame", "previous"): 26,
-    ("frame", "code"): 27,
-    ("frame", "instr"): 28,
-    ("frame", "localsplus"): 29,
-    ("frame", "owner"): 30,
-    ("code", "filename"): 32,
-    ("code", "name"): 33,
-    ("code", "qualname"): 34,
-    ("code", "linetable"): 35,
-    ("code", "firstlineno"): 36,
-    ("code", "bytecode"): 40,
-    ("objects", "type_name"): 44,
-    ("dict", "keys"): 54,
-    ("unicode", "state"): 65,
-    ("unicode", "length"): 66,
+MINORS = range(8, 16)
+COOKIE = b"xdebugpy"
+TASK_OFFSETS_SIZE = 13 * 8
+"""Bytes of `Py_AsyncioModuleDebugOffsets` (Modules/_asynciomodule.c, 3.14 on)."""
+
+# Structs that have grown in micro releases before: the target's word holds. All others have fields that the target does
+# not tell; there a difference means that those moved too.
+_TOLD = ("runtime.", "interp.", "thread.tasks_head")
+_TASK_OFFSETS = {
+    "task.size": 0,
+    "task.name": 8,
+    "task.awaited_by": 16,
+    "task.awaited_by_is_set": 32,
+    "task.coro": 40,
+    "task.node": 48,
+    "interp.tasks_head": 64,
+    "thread.tasks_head": 96,
 }
 
 
@@ -88,23 +71,37 @@ def debug_version(head: bytes) -> tuple[int, bool] | None:
 
 
 def told_by_target(layout: Layout, offsets: bytes) -> Layout:
-    """`layout` with what the `_Py_DebugOffsets` in `offsets` (of 3.13) say.
+    """`layout` with what `_Py_DebugOffsets` say; `offsets` are its bytes, as many as `layout.debug_offsets` has.
 
     Raises:
         UnsupportedTargetError: a struct differs from the table that must not.
     """
-    words = struct.unpack_from("<70Q", offsets, 24)
+    return _told(layout, offsets, {name: at for name, at in layout.debug_offsets.items() if name != "size"})
+
+
+def told_of_tasks(layout: Layout, offsets: bytes) -> Layout:
+    """`layout` with what the TASK_OFFSETS_SIZE bytes that `_asyncio` keeps for it say.
+
+    Raises:
+        UnsupportedTargetError: a struct differs from the table that must not.
+    """
+    return _told(layout, offsets, _TASK_OFFSETS)
+
+
+def _told(layout: Layout, offsets: bytes, places: Mapping[str, int]) -> Layout:
     sections: dict[str, Any] = {}
-    for (section, field), position in (_TOLD | _CONFIRMED).items():
+    for name, at in places.items():
+        section, _, field = name.partition(".")
+        (told,) = struct.unpack_from("<Q", offsets, at)
         known = getattr(getattr(layout, section), field)
-        if words[position] == known:
+        if told == known:
             continue
-        if (section, field) in _CONFIRMED or words[position] >= 1 << 20:
+        if not name.startswith(_TOLD) or told >= 1 << 20:
             raise UnsupportedTargetError(
-                f"the target has {section}.{field} at {words[position]}, CPython {layout.generated_from} has it at {known}",
+                f"the target has {name} at {told}, CPython {layout.generated_from} has it at {known}",
                 hint="this build needs a layout table of its own: see tools/gen_layouts.py",
             )
-        sections.setdefault(section, {})[field] = words[position]
+        sections.setdefault(section, {})[field] = told
     changed = {
         name: msgspec.structs.replace(getattr(layout, name), **fields) for name, fields in sections.items()
     }

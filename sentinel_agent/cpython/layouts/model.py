@@ -6,6 +6,8 @@ not have; which ones follows from `minor` and is written beside them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 ABSENT = -1
@@ -20,13 +22,17 @@ class Runtime(msgspec.Struct, frozen=True):
 
 
 class Interp(msgspec.Struct, frozen=True):
-    """`PyInterpreterState`. `gil` points to the `gil` section's struct, from 3.12 on."""
+    """`PyInterpreterState`. `gil` points to the `gil` section's struct, from 3.12 on.
+
+    `tasks_head` is the list of the tasks whose threads have ended, from 3.14 on.
+    """
 
     next: int
     threads_head: int
     modules: int
     sysdict: int
     gil: int = ABSENT
+    tasks_head: int = ABSENT
 
 
 class Gil(msgspec.Struct, frozen=True):
@@ -41,6 +47,8 @@ class Thread(msgspec.Struct, frozen=True):
 
     The way to the leaf frame: `frame` up to 3.10, `cframe` then `cframe_current` in 3.11 and 3.12,
     `current_frame` from 3.13 on. The `datastack` fields and `native_thread_id` are there from 3.11 on.
+    `base_frame` points to where the chain of frames ends, from 3.15 on; before it ends in 0. `tasks_head` is the list of
+    the thread's tasks, from 3.14 on; it lies behind the struct, in `_PyThreadStateImpl`.
     """
 
     size: int
@@ -55,6 +63,8 @@ class Thread(msgspec.Struct, frozen=True):
     native_thread_id: int = ABSENT
     datastack_chunk: int = ABSENT
     datastack_top: int = ABSENT
+    base_frame: int = ABSENT
+    tasks_head: int = ABSENT
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -70,7 +80,8 @@ class Frame(msgspec.Struct, frozen=True):
 
     `size` is that of the fixed part. `instr` is `f_lasti` up to 3.10 (an int, in bytes up to 3.9, in units of two in 3.10),
     then a pointer. `state` is `f_executing` (one byte) up to 3.9, `f_state` in 3.10. `stacktop` is a pointer up to
-    3.9, the depth above `valuestack` in 3.10, the index into `localsplus` from 3.11 on. `is_entry` is in 3.11 only.
+    3.9, the depth above `valuestack` in 3.10, the index into `localsplus` from 3.11 to 3.13, a pointer from 3.14 on.
+    `is_entry` is in 3.11 only. `tag_bits` are those of a reference (`code`, and all in `localsplus`) that are no address.
     """
 
     size: int
@@ -83,6 +94,7 @@ class Frame(msgspec.Struct, frozen=True):
     is_entry: int = ABSENT
     state: int = ABSENT
     valuestack: int = ABSENT
+    tag_bits: int = 0
 
 
 class Code(msgspec.Struct, frozen=True):
@@ -166,8 +178,9 @@ class Set(msgspec.Struct, frozen=True):
 class Generator(msgspec.Struct, frozen=True):
     """`PyGenObject` and what wraps it. `frame` is a pointer up to 3.10, the frame itself from 3.11 on.
 
-    `executing`, `created`, `cleared` and `yield_from` are values of `frame_state` (from 3.10 on; `yield_from` in 3.13).
-    `yield_from_opcodes` tell whether a suspended frame waits in an `await` (up to 3.12).
+    `executing`, `created`, `cleared` and `yield_from` are values of `frame_state` (from 3.10 on; `yield_from` from 3.13 on).
+    `yield_from_opcodes` tell whether a suspended frame waits in an `await` (up to 3.12). What it waits for is the
+    `awaited_depth`th object from the top of its stack.
     """
 
     size: int
@@ -183,20 +196,30 @@ class Generator(msgspec.Struct, frozen=True):
     cleared: int = ABSENT
     yield_from: int = ABSENT
     yield_from_opcodes: tuple[int, ...] = ()
+    awaited_depth: int = 1
 
 
 class Task(msgspec.Struct, frozen=True):
-    """`TaskObj` and `FutureObj` of the C module `_asyncio`; the values of `state` have not changed since 3.7."""
+    """`TaskObj` and `FutureObj` of the C module `_asyncio`; the values of `state` have not changed since 3.7.
+
+    `awaited_by` is who waits for it, a set of them if `awaited_by_is_set`; `node` links the tasks of a thread. From 3.14 on.
+    """
 
     size: int
     state: int
     coro: int
     name: int
     waiter: int
+    awaited_by: int = ABSENT
+    awaited_by_is_set: int = ABSENT
+    node: int = ABSENT
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Everything about one minor version. `generated_from` is the full version the table was taken from."""
+    """Everything about one minor version. `generated_from` is the full version the table was taken from.
+
+    `debug_offsets` are places in `_Py_DebugOffsets`: its size, and where it tells which field of this layout. From 3.13 on.
+    """
 
     minor: int
     generated_from: str
@@ -213,3 +236,4 @@ class Layout(msgspec.Struct, frozen=True):
     set: Set
     generator: Generator
     task: Task
+    debug_offsets: Mapping[str, int] = {}  # noqa: RUF012 - msgspec copies it
