@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
 import socket
 import time
@@ -22,16 +23,19 @@ from sentinel_agent.errors import NoSuchTargetError, TargetError
 from sentinel_agent.probes.base import Moment, in_words
 from sentinel_agent.probes.registry import Registry, build_probes
 from sentinel_agent.sampler import TargetSeries
+from sentinel_agent.target.criteria import Criteria
 from sentinel_agent.target.discover import Process, resolve
 from sentinel_agent.target.identity import SlotTable
+from sentinel_agent.target.labels import container_of
 from sentinel_agent.target.liveness import ExitWatch
+from sentinel_agent.target.procfs import ProcDir
 from sentinel_agent.target.watch import Found, TargetWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sentinel_agent.clock import Clock
-    from sentinel_agent.config.settings import Settings
+    from sentinel_agent.config.settings import Settings, TargetSettings
     from sentinel_agent.core.event import Event
     from sentinel_agent.core.model import Role, TargetId
     from sentinel_agent.sampler import Sampler
@@ -40,11 +44,28 @@ _MAX_SAID = 200
 
 
 class WatchRequest(msgspec.Struct, frozen=True):
-    """What the operator asked for: processes by number, or by a pattern on the command line, or both."""
+    """What the operator asked for: processes by number, or by what they are like, or both.
+
+    `match` takes the place of the pattern in the settings; `everything` means every Python process where neither names
+    anything.
+    """
 
     pids: tuple[int, ...] = ()
     match: str | None = None
     allow_non_python: bool = False
+    everything: bool = False
+
+    def criteria(self, settings: TargetSettings) -> Criteria | None:
+        """What a process must be like to be watched; None: only those with the pids are."""
+        pattern = self.match or settings.match
+        criteria = Criteria(
+            command=re.compile(pattern) if pattern else None,
+            user=settings.user,
+            container=re.compile(settings.container) if settings.container else None,
+            environment=settings.environment,
+            port=settings.port,
+        )
+        return criteria if self.everything or criteria != Criteria() else None
 
 
 class Watchlist:
@@ -70,14 +91,14 @@ class Watchlist:
         self._said: set[str] = set()
         self.seen = 0
         self._waiting: int | None = None  # for room; None before the first scan
-        pattern = request.match or settings.target.match
+        criteria = request.criteria(settings.target)
         self._watcher = TargetWatcher(
             roots=[resolve(pid, allow_non_python=request.allow_non_python) for pid in request.pids],
-            pattern=re.compile(pattern) if pattern else None,
+            criteria=criteria,
             follow_children=settings.target.children,
             max_targets=settings.target.max_targets,
         )
-        self.open_ended = pattern is not None
+        self.open_ended = criteria is not None
 
     @property
     def finished(self) -> bool:
@@ -100,7 +121,7 @@ class Watchlist:
 
     def _take_up(self, found: Found) -> None:
         process = found.process
-        role = self._slots.assign(process.id, process.command, found.parent)
+        role = self._slots.assign(process.id, process.command, found.parent, process.labels)
         try:
             watch = ExitWatch(process.id, self._ended)
         except NoSuchTargetError:
@@ -152,12 +173,14 @@ def series_of(
         TargetError: it cannot be watched.
     """
     process = resolve(pid, allow_non_python=allow_non_python)
-    role = _slot_table(settings).assign(process.id, process.command)
+    role = _slot_table(settings).assign(process.id, process.command, labels=process.labels)
     return _make_series(process, role, settings, registry)
 
 
 def _slot_table(settings: Settings) -> SlotTable:
-    return SlotTable(settings.target.service, settings.target.instance or socket.gethostname())
+    with ProcDir(os.getpid()) as proc:
+        container = container_of(proc)
+    return SlotTable(settings.target.service, settings.target.instance, socket.gethostname(), container)
 
 
 def _make_series(process: Process, role: Role, settings: Settings, registry: Registry) -> TargetSeries:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sentinel_agent.capture.base import CapturedFile, CapturePlan, CaptureResult
-from sentinel_agent.capture.sockets import SocketFacts, resolve_sockets
 from sentinel_agent.clock import Clock, SystemClock
 from sentinel_agent.core.redact import redact_command, redact_environment, redact_text
 from sentinel_agent.errors import NoSuchTargetError
@@ -28,6 +27,7 @@ from sentinel_agent.target.procfs import (
     read_bounded,
     text,
 )
+from sentinel_agent.target.sockets import SocketFacts, resolve_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

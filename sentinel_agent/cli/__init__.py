@@ -19,6 +19,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "The tour: a real service is spoilt, the agent catches it."),
     "attach": ("attach", "Watch running processes."),
     "run": ("run", "Start a command and watch it."),
+    "sidecar": ("sidecar", "Watch the neighbours in a pod or on a node; the image's entry point."),
     "dump": ("dump", "One incident now, by hand."),
     "stacks": ("stacks", "What every thread of a process is doing."),
     "tasks": ("tasks", "The asyncio tasks of a process, grouped."),

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,8 @@ import msgspec
 
 from sentinel_agent.clock import SystemClock
 from sentinel_agent.config.environment import CONFIG_VARIABLE
-from sentinel_agent.config.load import ConfigInputs, Loaded, load
+from sentinel_agent.config.load import ConfigInputs, Loaded, attempt, load
+from sentinel_agent.errors import ConfigError
 from sentinel_agent.store.store import Store, default_data_dir
 
 if TYPE_CHECKING:
@@ -26,11 +27,12 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What the common options came to. `inputs` can be loaded again for hot reload."""
+    """What the common options came to. `inputs` can be loaded again for hot reload; `fault` is why they are not in force."""
 
     inputs: ConfigInputs
     loaded: Loaded
     data_dir: Path
+    fault: str | None = None
 
     def store(self) -> Store:
         """The store of the data directory, not opened: enough for reading."""
@@ -39,6 +41,15 @@ class Invocation:
 
 def common_options(verb: F) -> F:
     """Add `--config`, `--data-dir`, `--listen`, `--rules` and `--service`; the verb gets an `Invocation` first."""
+    return _with_options(verb, invoke)
+
+
+def lenient_options(verb: F) -> F:
+    """The same for a verb that must start: a faulty configuration is replaced by the defaults until it is mended."""
+    return _with_options(verb, invoke_leniently)
+
+
+def _with_options(verb: F, prepare: Callable[[ConfigInputs], Invocation]) -> F:
     path = click.Path(path_type=Path)
 
     @click.option(
@@ -68,7 +79,7 @@ def common_options(verb: F) -> F:
             environment=dict(os.environ),
             overrides={name: value for name, value in given.items() if value is not None},
         )
-        return verb(invoke(inputs), *args, **options)
+        return verb(prepare(inputs), *args, **options)
 
     return wrapped  # type: ignore[return-value]  # click's decorators keep the callable, functools.wraps the name
 
@@ -86,6 +97,22 @@ def invoke(inputs: ConfigInputs) -> Invocation:
     named = loaded.settings.data_dir
     data_dir = Path(named).expanduser() if named else default_data_dir(os.environ, Path.home())
     return Invocation(inputs, loaded, data_dir.absolute())
+
+
+def invoke_leniently(inputs: ConfigInputs) -> Invocation:
+    """As `invoke`, but with faults in `fault`: then what is in force are the defaults and as much of the rest as is sound."""
+    try:
+        return invoke(inputs)
+    except ConfigError as error:
+        fault = str(error)
+    without_files = replace(inputs, files=(), rule_files=())
+    try:
+        invocation = invoke(without_files)
+    except ConfigError:
+        invocation = invoke(replace(without_files, environment={}, overrides={}))
+    # The files are those of the real inputs, so that a reload sees them being mended.
+    loaded = replace(invocation.loaded, files=attempt(inputs).files)
+    return replace(invocation, inputs=inputs, loaded=loaded, fault=fault)
 
 
 class _JsonLines(logging.Formatter):

@@ -23,7 +23,9 @@ def agent_for(
     invocation: Invocation, store: Store, request: WatchRequest, tell: Callable[[Event], None]
 ) -> Agent:
     """The agent on an open store; what is wrong with the targets is raised here."""
-    return Agent(request, Reloader(invocation.inputs, invocation.loaded), store, SystemClock(), tell)
+    reloader = Reloader(invocation.inputs, invocation.loaded)
+    reloader.last_error = invocation.fault
+    return Agent(request, reloader, store, SystemClock(), tell)
 
 
 def stop_on_signals(stop: asyncio.Event, signals: tuple[signal.Signals, ...]) -> None:

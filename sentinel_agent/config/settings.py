@@ -25,10 +25,38 @@ class TargetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     match: Annotated[
         Regex | None, Meta(description="watch the processes whose command line matches this; unset: none")
     ] = None
-    service: Annotated[
-        Label | None, Meta(description="name of the service; unset: guessed from the command line")
+    user: Annotated[
+        Annotated[int, Meta(ge=0, le=2**32 - 2)] | None,
+        Meta(description="watch only processes of this effective user id; unset: of any"),
     ] = None
-    instance: Annotated[Label | None, Meta(description="name of this instance; unset: the host name")] = None
+    container: Annotated[
+        Regex | None,
+        Meta(
+            description="watch only processes whose cgroup path matches this (a container or pod id); unset: all"
+        ),
+    ] = None
+    environment: Annotated[
+        Label | None,
+        Meta(
+            description="watch only processes started with this variable, `NAME` or `NAME=value`; unset: all"
+        ),
+    ] = None
+    port: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)] | None,
+        Meta(description="watch only processes that listen on this TCP port; unset: all"),
+    ] = None
+    service: Annotated[
+        Label | None,
+        Meta(
+            description="name of the service; unset: the target's `OTEL_SERVICE_NAME`, else guessed from its command line"
+        ),
+    ] = None
+    instance: Annotated[
+        Label | None,
+        Meta(
+            description="name of this instance; unset: the host name, that of its pod for a target in another container"
+        ),
+    ] = None
     children: Annotated[bool, Meta(description="also watch a target's child processes (workers)")] = True
     max_targets: Annotated[int, Meta(ge=1, le=1000, description="how many processes are watched at most")] = (
         64

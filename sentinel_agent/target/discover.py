@@ -1,4 +1,4 @@
-"""Find the processes to watch: by pid, by a pattern on the command line, and the children of those."""
+"""Find the processes to watch: by pid, by what they are like, and the children of those."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from sentinel_agent.core.model import Role, Target, TargetId
 from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, TargetError
 from sentinel_agent.target.identity import Python, identity_of, python_of, service_name
+from sentinel_agent.target.labels import NO_LABELS, Labels, labels_of
 from sentinel_agent.target.procfs import (
-    MAX_COMMAND,
     ROOT,
     ProcDir,
     ProcFormatError,
@@ -20,9 +20,10 @@ from sentinel_agent.target.procfs import (
 )
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sentinel_agent.target.criteria import Criteria
 
 MAX_DESCENDANTS = 1024
 MAX_THREADS = 256
@@ -44,6 +45,7 @@ class Process:
     command: tuple[str, ...]
     parent_pid: int
     python: Python | None
+    labels: Labels = NO_LABELS
 
     def target(self, role: Role, command: tuple[str, ...]) -> Target:
         """The target to watch; `command` is the command line with its secrets redacted."""
@@ -95,7 +97,9 @@ def describe(proc: ProcDir) -> Process:
         ProcFormatError: its stat cannot be understood.
     """
     stat = proc.stat()
-    return Process(identity_of(proc), stat.name, proc.command(), stat.parent_pid, python_of(proc))
+    return Process(
+        identity_of(proc), stat.name, proc.command(), stat.parent_pid, python_of(proc), labels_of(proc)
+    )
 
 
 class Excluded:
@@ -169,14 +173,14 @@ def glance(pid: int, root: Path = ROOT) -> Stat | None:
         return None
 
 
-def matching(pid: int, pattern: re.Pattern[str], root: Path = ROOT) -> Process | None:
-    """The process if its command line matches and it is Python.
+def matching(pid: int, criteria: Criteria, root: Path = ROOT) -> Process | None:
+    """The process if it is meant and is Python.
 
     None also when it has ended by now, and when /proc hides its command line (hidepid): what it is cannot be
     known then.
 
     Raises:
-        PermissionError: it matches, but may not be looked at.
+        PermissionError: as far as can be seen it is meant, but it may not be looked at.
     """
     try:
         proc = ProcDir(pid, root)
@@ -187,13 +191,11 @@ def matching(pid: int, pattern: re.Pattern[str], root: Path = ROOT) -> Process |
             command = proc.command()
         except OSError:
             return None
-        if not command or not pattern.search(" ".join(command)[:MAX_COMMAND]):
-            return None
         try:
-            process = describe(proc)
+            process = describe(proc) if command and criteria.hold(proc) else None
         except (ProcessLookupError, FileNotFoundError, ProcFormatError):
             return None
-    return process if process.python else None
+    return process if process and process.python else None
 
 
 def _refuse_what_is_no_program(proc: ProcDir) -> None:

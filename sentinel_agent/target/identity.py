@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING
 
 from sentinel_agent.core.model import Role, TargetId
 from sentinel_agent.errors import NoSuchTargetError
+from sentinel_agent.target.labels import NO_LABELS, Labels, safe_label
 from sentinel_agent.target.procfs import ROOT, ProcDir, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MAX_MAPS = 1024 * 1024
-_MAX_NAME = 100
 _EXECUTABLE = re.compile(r"python(?P<version>\d\.\d+)?\d*[dt]*")
 _MAPPED = re.compile(
     rb"/libpython(\d\.\d+)[a-z]*\.so|/python(\d\.\d+)[a-z]*/(?:lib-dynload|site-packages|dist-packages)/"
 )
 _INTERPRETER = re.compile(r"(?:python|pypy)[\d.]*t?")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def service_name(command: Sequence[str]) -> str:
     name = first
     if _INTERPRETER.fullmatch(first):
         name = _program(command[1:]) or "python"
-    return _UNSAFE.sub("-", name).strip("-")[:_MAX_NAME] or "unknown"
+    return safe_label(name) or "unknown"
 
 
 def _program(arguments: Sequence[str]) -> str | None:
@@ -117,26 +116,45 @@ class SlotTable:
     A process by itself or a master is `main` (a second one of the same service `main-2`, and so on), a child
     `worker-N`. A replaced worker takes the lowest free slot, and so the limits, of the one that died: release
     what has gone before assigning what has come.
+
+    `service` and `instance` name every role. Where they are None, the target's own labels do, then its command line and
+    `host`. `container` is the one that the agent itself runs in.
     """
 
     service: str | None
-    instance: str
+    instance: str | None
+    host: str = ""
+    container: str | None = None
     _roles: dict[TargetId, Role] = field(default_factory=dict)
 
-    def assign(self, target: TargetId, command: Sequence[str], parent: TargetId | None = None) -> Role:
-        """The role of a target; the one it has if it has one. A child belongs to its parent's service."""
+    def assign(
+        self,
+        target: TargetId,
+        command: Sequence[str],
+        parent: TargetId | None = None,
+        labels: Labels = NO_LABELS,
+    ) -> Role:
+        """The role of a target; the one it has if it has one. A child belongs to its parent's service and instance."""
         if target in self._roles:
             return self._roles[target]
         above = self._roles.get(parent) if parent else None
-        service = above.service if above else self.service or service_name(command)
-        taken = {role.worker for role in self._roles.values() if role.service == service}
+        if above:
+            service, instance = above.service, above.instance
+        else:
+            service = self.service or labels.service or service_name(command)
+            instance = self.instance or labels.instance(self.container) or self.host
+        taken = {
+            role.worker
+            for role in self._roles.values()
+            if (role.service, role.instance) == (service, instance)
+        }
         numbers = range(1, len(taken) + 2)
         names = (
             (f"worker-{n}" for n in numbers)
             if above
             else ("main" if n == 1 else f"main-{n}" for n in numbers)
         )
-        role = Role(service, self.instance, next(name for name in names if name not in taken))
+        role = Role(service, instance, next(name for name in names if name not in taken))
         self._roles[target] = role
         return role
 

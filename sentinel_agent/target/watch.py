@@ -18,11 +18,11 @@ from sentinel_agent.target.discover import (
 from sentinel_agent.target.procfs import CLOCK_TICKS, ROOT, ProcDir, ProcFormatError
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from sentinel_agent.core.model import TargetId
+    from sentinel_agent.target.criteria import Criteria
     from sentinel_agent.target.procfs import Stat
 
 
@@ -67,7 +67,7 @@ def decide(watched: Iterable[TargetId], present: Iterable[Found], room: int) -> 
 class TargetWatcher:
     """Scans for targets: what appeared and what is gone since the last scan.
 
-    A scan with a pattern reads each process once when it is first listed, again while it is young (a program
+    A scan with criteria reads each process once when it is first listed, again while it is young (a program
     may still be put in its place by exec), and everything again every 30 s. Children that are not Python, or
     that are too young to tell, are not taken.
     """
@@ -81,14 +81,14 @@ class TargetWatcher:
         root: Path = ROOT,
         *,
         roots: Iterable[Process] = (),
-        pattern: re.Pattern[str] | None = None,
+        criteria: Criteria | None = None,
         follow_children: bool = True,
         max_targets: int = 64,
         own_pid: int | None = None,
     ) -> None:
         self._root = root
         self._roots = {process.id: process for process in roots}
-        self._pattern = pattern
+        self._criteria = criteria
         self._follow = follow_children
         self._max = max_targets
         self._excluded = Excluded(root, own_pid)
@@ -119,7 +119,7 @@ class TargetWatcher:
         return stat is not None and stat.start_time == identity.start_time and not stat.ended
 
     def _matches(self, boottime: float) -> list[Process]:
-        if self._pattern is None:
+        if self._criteria is None:
             return []
         if boottime >= self._full_at:
             self._settled.clear()
@@ -137,7 +137,7 @@ class TargetWatcher:
             if _age(stat, boottime) > self.SETTLED:
                 self._settled.add(pid)
             try:
-                process = matching(pid, self._pattern, self._root)
+                process = matching(pid, self._criteria, self._root)
             except PermissionError:
                 self._refused.add(pid)
                 continue

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from sentinel_agent.capture.process import MAX_FDS, ProcessCapture, snapshot
 from sentinel_agent.capture.series import SeriesCapture
-from sentinel_agent.capture.sockets import SocketFacts, resolve_sockets
 from sentinel_agent.core.model import Target, TargetId
 from sentinel_agent.core.rule import CaptureSpec
 from sentinel_agent.errors import NoSuchTargetError
 from sentinel_agent.target.procfs import ProcDir
+from sentinel_agent.target.sockets import SocketFacts, resolve_sockets
 from tests.capture.targets import made_target, plan_for, started, target_of
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import pytest
 
 from sentinel_agent.core.model import Role
 from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, TargetError
+from sentinel_agent.target.criteria import Criteria
 from sentinel_agent.target.discover import Process, ancestors, children, pids, resolve
 from sentinel_agent.target.procfs import ROOT, ProcDir
 from sentinel_agent.target.watch import TargetWatcher
@@ -25,7 +26,7 @@ LONG_AFTER_BOOT = 1e9
 
 def find(pattern: re.Pattern[str], root: Path = ROOT, *, own_pid: int | None = None) -> list[Process]:
     """What a first scan by the pattern takes up."""
-    watcher = TargetWatcher(root, pattern=pattern, follow_children=False, own_pid=own_pid)
+    watcher = TargetWatcher(root, criteria=Criteria(command=pattern), follow_children=False, own_pid=own_pid)
     return [found.process for found in watcher.scan(LONG_AFTER_BOOT).appeared]
 
 
@@ -123,9 +124,13 @@ def test_a_process_of_another_user_is_not_permitted() -> None:
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "try: print('read', discover.resolve(int(sys.argv[1])))\n"
         "except errors.NotPermittedError as e: print(e.exit_code, e.message, '|', e.hint)\n"
-        "print(watch.TargetWatcher(pattern=re.compile('mark-of-mine')).scan(1e9).refused)\n"
+        "meant = criteria.Criteria(command=re.compile('mark-of-mine'))\n"
+        "print(watch.TargetWatcher(criteria=meant).scan(1e9).refused)\n"
     )
-    code = "from sentinel_agent import errors\nfrom sentinel_agent.target import discover, watch\n" + code
+    code = (
+        "from sentinel_agent import errors\nfrom sentinel_agent.target import criteria, discover, watch\n"
+        + code
+    )
     with running("print('up', flush=True); input()", "mark-of-mine") as child:
         line(child)
         seen = subprocess.run(

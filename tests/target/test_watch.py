@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_agent.core.model import TargetId
+from sentinel_agent.target.criteria import Criteria
 from sentinel_agent.target.discover import Process, resolve
 from sentinel_agent.target.identity import SlotTable
 from sentinel_agent.target.procfs import CLOCK_TICKS
@@ -59,7 +60,7 @@ def test_matches_come_and_go_and_a_reused_pid_is_another_target(tmp_path: Path) 
     """The same number with another start time is gone and appeared in one scan."""
     fake = FakeProc(tmp_path)
     fake.add(10, start=100)
-    watcher = TargetWatcher(tmp_path, pattern=re.compile("gateway"), own_pid=1)
+    watcher = TargetWatcher(tmp_path, criteria=Criteria(command=re.compile("gateway")), own_pid=1)
     assert _pids(watcher.scan(60.0)) == ([10], [])
     assert _pids(watcher.scan(61.0)) == ([], [])
     fake.remove(10)
@@ -74,7 +75,7 @@ def test_a_process_that_becomes_the_program_by_exec_is_found(tmp_path: Path) -> 
     fake = FakeProc(tmp_path)
     start = 6000
     fake.add(10, start=start, command=b"bash\0", exe="/bin/bash")
-    watcher = TargetWatcher(tmp_path, pattern=re.compile("gateway"), own_pid=1)
+    watcher = TargetWatcher(tmp_path, criteria=Criteria(command=re.compile("gateway")), own_pid=1)
     assert _pids(watcher.scan(_seconds(start) + 1)) == ([], [])
     fake.remove(10)
     fake.add(10, start=start)
@@ -110,7 +111,9 @@ def test_a_match_that_is_the_child_of_a_match_is_a_child(tmp_path: Path) -> None
     fake.add(30, parent=1, start=100)
     fake.add(20, parent=30, start=150)
     fake.add(25, parent=20, start=160)
-    watcher = TargetWatcher(tmp_path, pattern=re.compile("gateway"), own_pid=1, max_targets=2)
+    watcher = TargetWatcher(
+        tmp_path, criteria=Criteria(command=re.compile("gateway")), own_pid=1, max_targets=2
+    )
     changes = watcher.scan(60.0)
     master, worker = changes.appeared
     assert (master.process.id.pid, master.parent) == (30, None)
@@ -125,9 +128,10 @@ def test_a_match_that_may_not_be_looked_at_is_named(tmp_path: Path) -> None:
     mark = f"mark-{os.getpid()}"
     code = (
         "import os, re, sys, time\n"
+        "from sentinel_agent.target.criteria import Criteria\n"
         "from sentinel_agent.target.watch import TargetWatcher\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "watcher = TargetWatcher(pattern=re.compile(sys.argv[1]), own_pid=os.getpid())\n"
+        "watcher = TargetWatcher(criteria=Criteria(command=re.compile(sys.argv[1])), own_pid=os.getpid())\n"
         "time.sleep(0.4); print(watcher.scan(time.clock_gettime(time.CLOCK_BOOTTIME)).refused)\n"
     )
     with running("print('up', flush=True); input()", mark) as child:
