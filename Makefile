@@ -8,13 +8,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROXIES := .cache/proxies
 INTERPRETERS := .cache/interpreters
 
-.PHONY: demo test lint types unit e2e wheel bench clean
+.PHONY: demo test lint types unit e2e wheel containers bench clean
 
 demo: .venv/.demo
 	@$(BIN)/sentinel-agent demo
 
 # Everything that CI runs, in the order in which a mistake is cheapest to find.
-test: lint types unit e2e wheel
+test: lint types unit e2e wheel containers
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -27,7 +27,7 @@ types: .venv/.test
 # Every branch of the core; the tracer would slow the other tests, which read real processes.
 unit: .venv/.test $(INTERPRETERS)/.tried
 	$(BIN)/pytest tests/core --cov=sentinel_agent/core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
-	$(BIN)/pytest -m "not e2e and not wheel" --ignore=tests/core
+	$(BIN)/pytest -m "not e2e and not wheel and not containers" --ignore=tests/core
 
 e2e: .venv/.test $(PROXIES)/.done
 	$(BIN)/pytest -m e2e
@@ -35,6 +35,14 @@ e2e: .venv/.test $(PROXIES)/.done
 # The wheel as users get it, in an environment of its own, with no checkout on the path.
 wheel: .venv/.test
 	$(BIN)/pytest -m wheel
+
+# The image, built from the Dockerfile and run beside a target in a container of its own; needs root.
+containers: .venv/.test .cache/rootfs/.tried
+	$(BIN)/pytest -m containers
+
+.cache/rootfs/.tried: .venv/.test tools/rootfs.sh
+	tools/rootfs.sh .cache/rootfs
+	@touch $@
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "No python3 >= 3.11 with ensurepip found. Install one (Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3"; exit 1; }

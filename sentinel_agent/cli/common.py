@@ -18,6 +18,7 @@ from sentinel_agent.config.environment import CONFIG_VARIABLE
 from sentinel_agent.config.load import ConfigInputs, Loaded, attempt, load
 from sentinel_agent.errors import ConfigError
 from sentinel_agent.store.store import Store, default_data_dir
+from sentinel_agent.target.rights import raise_ptrace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,11 +86,12 @@ def _with_options(verb: F, prepare: Callable[[ConfigInputs], Invocation]) -> F:
 
 
 def invoke(inputs: ConfigInputs) -> Invocation:
-    """Load the configuration and set up logging.
+    """Load the configuration, set up logging, and take the rights that were given.
 
     Raises:
         ConfigError: with every fault of every file.
     """
+    raise_ptrace()
     loaded = load(inputs)
     _set_up_logging(loaded.settings.log.level, json_lines=loaded.settings.log.format == "json")
     for warning in loaded.warnings:

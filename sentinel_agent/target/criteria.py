@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sentinel_agent.target.procfs import MAX_COMMAND, text
+from sentinel_agent.target.remote import read_remote
 from sentinel_agent.target.sockets import resolve_sockets
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _MAX_ENVIRONMENT = 128 * 1024
 _MAX_DESCRIPTORS = 4096
+_ENV_START = 50 - 3  # fields are counted from 1, and those behind the command's name begin with the third
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -69,11 +71,28 @@ def environment_of(proc: ProcDir, names: tuple[str, ...]) -> dict[str, str]:
     """
     wanted = {name.encode() for name in names}
     found: dict[str, str] = {}
-    for entry in proc.read("environ", _MAX_ENVIRONMENT).split(b"\0"):
+    for entry in _environment(proc).split(b"\0"):
         name, equals, value = entry.partition(b"=")
         if equals and name in wanted:
             found.setdefault(text(name), text(value))  # the first one is the one that getenv(3) finds
     return found
+
+
+def _environment(proc: ProcDir) -> bytes:
+    """`environ` belongs to the process's user alone; who may trace the process can read the same bytes where they lie.
+
+    `stat` says where that is (proc(5), fields 50 and 51).
+    """
+    try:
+        return proc.read("environ", _MAX_ENVIRONMENT)
+    except PermissionError:
+        if not proc.real:
+            raise
+    fields = proc.read("stat").rpartition(b")")[2].split()
+    start, end = int(fields[_ENV_START]), int(fields[_ENV_START + 1])
+    if not 0 < start < end:
+        raise PermissionError(f"the environment of process {proc.pid} may not be read")
+    return read_remote(proc.pid, start, min(end - start, _MAX_ENVIRONMENT))
 
 
 def _listens(proc: ProcDir, port: int) -> bool:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from sentinel_agent.core.units import format_size
 from sentinel_agent.errors import NotPermittedError, TargetError
 from sentinel_agent.target.cgroup import LimitsView
-from sentinel_agent.target.discover import ACCESS_HINT, resolve
+from sentinel_agent.target.discover import ACCESS_HINT, ancestors, pids, resolve
 from sentinel_agent.target.procfs import ROOT, ProcDir, ProcFormatError, parse_status, read_bounded, text
+from sentinel_agent.target.remote import read_remote
+from sentinel_agent.target.rights import CAP_SYS_PTRACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CAP_SYS_PTRACE = 1 << 19  # include/uapi/linux/capability.h
 _YAMA = {  # Documentation/admin-guide/LSM/Yama.rst
     0: "a process may read any other of the same user",
     1: "a process may read only its own children, unless it has CAP_SYS_PTRACE",
@@ -42,7 +43,15 @@ class Check:
 
 def examine(pid: int | None = None, root: Path = ROOT) -> list[Check]:
     """Look at the machine, and at a process if one is given. Reads only; never raises for what it finds."""
-    checks = [_capability(root), _yama(root), _hidepid(root), _delay_accounting(root), _py_spy()]
+    checks = [
+        _capability(root),
+        _yama(root),
+        _hidepid(root),
+        _neighbours(root),
+        _system_call(),
+        _delay_accounting(root),
+        _py_spy(),
+    ]
     return checks + (list(_process(pid, root)) if pid is not None else [])
 
 
@@ -58,12 +67,24 @@ def has_ptrace_capability(root: Path = ROOT) -> bool:
         status = parse_status(read_bounded(root / "proc/self/status"))
     except (OSError, ProcFormatError):
         return False
-    return bool(status.effective_capabilities & _CAP_SYS_PTRACE)
+    return bool(status.effective_capabilities & 1 << CAP_SYS_PTRACE)
 
 
 def _capability(root: Path) -> Check:
     if has_ptrace_capability(root):
         return Check("CAP_SYS_PTRACE", True, "in effect: processes of other users can be read")
+    try:
+        bounding = parse_status(read_bounded(root / "proc/self/status")).bounding_capabilities
+    except (OSError, ProcFormatError):
+        bounding = 0
+    if bounding & 1 << CAP_SYS_PTRACE and os.geteuid() != 0:
+        return Check(
+            "CAP_SYS_PTRACE",
+            None,
+            "given to the container, but a user other than root does not get it: only processes of the same user can be read",
+            "start the image's own program (its interpreter carries the capability; a shell in between loses it), "
+            "or set securityContext.runAsUser to 0 or to the target's user",
+        )
     return Check("CAP_SYS_PTRACE", None, "not in effect: only processes of the same user can be read")
 
 
@@ -93,6 +114,38 @@ def _hidepid(root: Path) -> Check:
         return Check("hidepid", True, "off: /proc shows every process")
     remedy = "" if has_ptrace_capability(root) else f"mount /proc without hidepid, or: {ACCESS_HINT}"
     return Check("hidepid", not remedy, f"{value}: /proc hides what other users run", remedy)
+
+
+def _neighbours(root: Path) -> Check:
+    """In a container of its own the agent sees itself only: then nothing can be found, whatever its rights are."""
+    name = "other processes"
+    own = os.getpid()
+    others = [pid for pid in pids(root) if pid != own and own not in ancestors(pid, root)]
+    above = set(ancestors(own, root))
+    if set(others) - above:
+        return Check(name, True, f"{len(others)} can be seen")
+    return Check(
+        name,
+        None,
+        "none but the agent's own can be seen: its pid namespace is not shared with anybody",
+        "pod: shareProcessNamespace: true; DaemonSet: hostPID: true; docker run --pid=container:NAME",
+    )
+
+
+def _system_call() -> Check:
+    """Whether process_vm_readv(2) may be called at all: on oneself nothing but a seccomp filter forbids it."""
+    name = "process_vm_readv"
+    target = ctypes.c_char(b"x")
+    try:
+        read_remote(os.getpid(), ctypes.addressof(target), 1)
+    except OSError as error:
+        return Check(
+            name,
+            False,
+            f"the system call is refused even on the agent itself ({error.strerror}): a seccomp filter forbids it",
+            "securityContext.seccompProfile.type: RuntimeDefault (which allows it on Linux 4.8 or later), or a profile with process_vm_readv",
+        )
+    return Check(name, True, "the system call is allowed")
 
 
 def _delay_accounting(root: Path) -> Check:
@@ -152,6 +205,7 @@ def _process(pid: int, root: Path) -> Iterator[Check]:
     try:
         with ProcDir.of(process.id, root) as proc:
             yield _memory_read(proc)
+            yield from _obstacles(proc, root)
             yield _namespace(process.id.pid_namespace, root)
             limits = LimitsView(proc).at(0.0)
     except (OSError, ProcFormatError) as error:
@@ -187,39 +241,54 @@ def _namespace(target: int, root: Path) -> Check:
     )
 
 
+def _obstacles(proc: ProcDir, root: Path) -> Iterator[Check]:
+    """What forbids reading a process besides its owner (ptrace(2), "Ptrace access mode checking"); only what is met."""
+    capable = has_ptrace_capability(root)
+    uid = proc.status().uids[1]
+    if proc.info("environ").st_uid != uid:  # proc(5): the files of a process that is not dumpable are root's
+        yield Check(
+            "dumpable",
+            capable or None,
+            "no: it changed its user or carries capabilities, so only CAP_SYS_PTRACE can read it",
+            ""
+            if capable
+            else "give the agent CAP_SYS_PTRACE (container: securityContext.capabilities.add: [SYS_PTRACE])",
+        )
+    with suppress(OSError):
+        if proc.info("ns/user").st_ino != (root / "proc/self/ns/user").stat().st_ino:
+            yield Check(
+                "user namespace",
+                None,
+                "another one than the agent's: CAP_SYS_PTRACE counts only in one's own and those below it",
+                "run the agent in the target's user namespace or in one above it (pod: the same hostUsers)",
+            )
+    with suppress(OSError):
+        theirs, ours = (
+            proc.read("attr/apparmor/current"),
+            read_bounded(root / "proc/self/attr/apparmor/current"),
+        )
+        profiles = [text(each).strip("\0\n ") for each in (theirs, ours)]
+        if profiles[0] != profiles[1] and any(each and each != "unconfined" for each in profiles):
+            yield Check(
+                "AppArmor",
+                None,
+                f"the target's profile is {profiles[0]!r:.80}, the agent's {profiles[1]!r:.80}: each must allow the other",
+                "give both containers the same profile, or the agent's a rule `ptrace (read),` and the target's `ptrace (readby),`",
+            )
+
+
 def _memory_read(proc: ProcDir) -> Check:
     """Read one byte of the process for real (process_vm_readv(2)); this is what reading stacks rests on."""
     name = "read its memory"
-    remedy = f"{ACCESS_HINT}; in a container also allow process_vm_readv in the seccomp profile"
+    remedy = f"{ACCESS_HINT}; see the other lines here for what else stands in the way"
     if not proc.real:
         return Check(name, None, "not tried: this is not the machine's own /proc")
     with suppress(StopIteration, ValueError, IndexError, PermissionError):
         lines = proc.read("maps").splitlines()
         address = next(int(line.split(b"-")[0], 16) for line in lines if line.split(b" ")[1][:1] == b"r")
-        error = _read_byte(proc.pid, address)
-        if error == 0:
-            return Check(name, True, "one byte was read")
-        return Check(name, False, f"process_vm_readv: {os.strerror(error)}", remedy)
+        try:
+            read_remote(proc.pid, address, 1)
+        except OSError as error:
+            return Check(name, False, f"process_vm_readv: {error.strerror}", remedy)
+        return Check(name, True, "one byte was read")
     return Check(name, False, "its memory map may not be read", remedy)
-
-
-class _Range(ctypes.Structure):
-    _fields_ = (("address", ctypes.c_void_p), ("size", ctypes.c_size_t))
-
-
-def _read_byte(pid: int, address: int) -> int:
-    """0, or the errno."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    here = ctypes.create_string_buffer(1)
-    local = _Range(ctypes.addressof(here), 1)
-    remote = _Range(address, 1)
-    libc.process_vm_readv.restype = ctypes.c_ssize_t
-    done = libc.process_vm_readv(
-        ctypes.c_int(pid),
-        ctypes.byref(local),
-        ctypes.c_ulong(1),
-        ctypes.byref(remote),
-        ctypes.c_ulong(1),
-        ctypes.c_ulong(0),
-    )
-    return 0 if done == 1 else ctypes.get_errno()

@@ -66,6 +66,7 @@ class Status:
     thread_group: int
     uids: tuple[int, ...]
     effective_capabilities: int
+    bounding_capabilities: int = 0
 
 
 def read_bounded(path: str | Path, limit: int = MAX_FILE, *, dir_fd: int | None = None) -> bytes:
@@ -148,6 +149,7 @@ def parse_status(raw: bytes) -> Status:
             thread_group=int(lines[b"Tgid"]),
             uids=tuple(int(uid) for uid in lines[b"Uid"].split()),
             effective_capabilities=int(lines[b"CapEff"], 16),
+            bounding_capabilities=int(lines.get(b"CapBnd", b"0"), 16),
         )
     except KeyError as error:
         raise ProcFormatError(f"a status file has no line {text(error.args[0])}") from None

@@ -1,0 +1,221 @@
+"""The image does its whole job with the least rights that can work, and says which right is missing where one is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.containers.bundle import Box, Container, running
+from tests.e2e.support import HERE, RULE, AgentProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+
+AGENT, SERVICE = 65532, 1000
+MEMORY = 64 * 1024**2
+OTHER_PYTHON = ("/usr/bin/python3",)
+CONFIG = RULE.format(capture="[{kind: stacks, duration: 500ms}, profile, tasks, process]") + (
+    "sampler: {interval: 500ms}\n"
+)
+
+
+class Target:
+    """`obedient.py` in a container of its own, as a user of its own."""
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        assert container.process.stdout
+        assert container.process.stdout.readline()
+
+    def burn(self, seconds: int) -> None:
+        assert self.container.process.stdin
+        self.container.process.stdin.write(f"burn {seconds}\n")
+        self.container.process.stdin.flush()
+
+
+@contextmanager
+def target(rootfs: Path, folder: Path, **options: Any) -> Iterator[Target]:
+    """The neighbour; the pid namespace is its own, and the agent's too where it is told so."""
+    box = Box(
+        root=rootfs,
+        command=("/usr/bin/python3", "/srv/obedient.py"),
+        uid=SERVICE,
+        binds={"/srv": HERE},
+        environment={"OTEL_SERVICE_NAME": "payments", "HOSTNAME": "pod-7"},
+        **options,
+    )
+    with running(box, folder) as container:
+        yield Target(container)
+
+
+def agent_box(
+    image: Path, folder: Path, *command: str, interpreter: tuple[str, ...] = (), **options: Any
+) -> Box:
+    """The agent as the manifests start it: not root, a root file system that cannot be written, a small memory limit."""
+    data, config = folder / "data", folder / "config"
+    data.mkdir(exist_ok=True)
+    os.chown(data, AGENT, AGENT)
+    config.mkdir(exist_ok=True)
+    (config / "sentinel.yaml").write_text(CONFIG)
+    settings: dict[str, Any] = {
+        "uid": AGENT,
+        "capabilities": ("CAP_SYS_PTRACE",),
+        "memory": MEMORY,
+        "binds": {"/var/lib/sentinel-agent": data, "/etc/sentinel-agent": config},
+        "writable": frozenset({"/var/lib/sentinel-agent"}),
+        "environment": {
+            "SENTINEL_DATA_DIR": "/var/lib/sentinel-agent",
+            "SENTINEL_CONFIG": "/etc/sentinel-agent/sentinel.yaml",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **({"PYTHONPATH": _packages(image)} if interpreter else {}),
+        },
+    }
+    program = (*interpreter, "/opt/sentinel/bin/sentinel-agent", *command)
+    return Box(root=image, command=program, **(settings | options))
+
+
+def _packages(image: Path) -> str:
+    (folder,) = image.glob("opt/sentinel/lib/python3*/site-packages")
+    return f"/{folder.relative_to(image)}"
+
+
+def ask(box: Box, folder: Path) -> str:
+    """What a verb in a container of its own prints."""
+    with running(box, folder) as container:
+        return container.process.communicate(timeout=60)[0]
+
+
+def test_the_main_job_with_only_the_right_to_read_others(image: Path, rootfs: Path, tmp_path: Path) -> None:
+    """User 65532 with CAP_SYS_PTRACE beside user 1000: spike noticed, stacks before it, py-spy's profile, all in 64 MiB."""
+    with target(rootfs, tmp_path) as neighbour:
+        pod = neighbour.container.pid
+        with running(agent_box(image, tmp_path, "sidecar", "--json", pod=pod), tmp_path) as container:
+            agent = AgentProcess(container.process)
+            appeared = agent.wait_for("target_appeared")["target"]
+            assert (appeared["service"], appeared["instance"]) == ("payments", "pod-7")
+            assert appeared["pid"] == 1, "in the shared pid namespace the target is the first process"
+            _wait_warm(agent, neighbour)
+            sealed = agent.wait_for("incident_sealed", seconds=60)
+            incident = sealed["incident"]
+            assert {report["kind"]: report["status"] for report in incident["captures"]} == {
+                "stacks": "ok",
+                "profile": "ok",
+                "tasks": "ok",
+                "process": "ok",
+                "series": "ok",
+            }, incident["captures"]
+            assert incident["longest_pause_us"] == 0
+            assert 0 < container.memory("memory.max_usage_in_bytes") <= MEMORY
+    shown = ask(agent_box(image, tmp_path, "incidents", "show", incident["id"]), tmp_path)
+    assert "burn" in "\n".join(shown.splitlines()[:3]), shown
+
+
+def _wait_warm(agent: AgentProcess, neighbour: Target) -> None:
+    """A spike fires once the rule has its readings; until then short ones are made in vain."""
+    for _ in range(20):
+        neighbour.burn(3)
+        try:
+            agent.wait_for("incident_opened", seconds=6)
+        except AssertionError:
+            continue
+        return
+    raise AssertionError(agent.events)
+
+
+# What is missing or in the way, the line of `doctor` that says so, and what its remedy says to do instead.
+OBSTACLES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "another user, no capability": ("owner", {"capabilities": ()}, {}),
+    "the target's own user instead": ("owner", {"capabilities": ()}, {"capabilities": (), "uid": SERVICE}),
+    "an interpreter without the capability": ("CAP_SYS_PTRACE", {"interpreter": OTHER_PYTHON}, {}),
+    "the same as root": (
+        "CAP_SYS_PTRACE",
+        {"interpreter": OTHER_PYTHON},
+        {"interpreter": OTHER_PYTHON, "uid": 0},
+    ),
+    "no escalation of privileges": ("owner", {"capabilities": ()}, {"no_new_privileges": True}),
+    "a seccomp filter": ("process_vm_readv", {"forbidden_calls": ("process_vm_readv",)}, {}),
+    "a hidden /proc": (
+        "hidepid",
+        {"capabilities": (), "proc_options": ("hidepid=2",)},
+        {"proc_options": ("hidepid=2",)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_a_missing_right_is_named_and_its_remedy_works(
+    image: Path, rootfs: Path, tmp_path: Path, case: str
+) -> None:
+    """Doctor's advice, followed to the letter, makes the target readable."""
+    name, broken, mended = OBSTACLES[case]
+    with target(rootfs, tmp_path) as neighbour:
+
+        def examined(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+            # In the pod the target is pid 1. Its user may not write what the agent's may: doctor does not need to.
+            box = agent_box(image, tmp_path, "doctor", "1", "--json", pod=neighbour.container.pid, **options)
+            return {check["name"]: check for check in json.loads(ask(box, tmp_path))}
+
+        before = examined(broken)
+        assert before[name]["ok"] is not True, before
+        assert before[name]["remedy"], before
+        assert before.get("read its memory", {"ok": False})["ok"] is False, before
+        after = examined(mended)
+        assert after["read its memory"]["ok"] is True, after
+
+
+def test_a_pod_that_shares_no_pids_is_told_so(image: Path, rootfs: Path, tmp_path: Path) -> None:
+    """Alone in its pid namespace the agent names the line of the manifest that is missing."""
+    checks = json.loads(ask(agent_box(image, tmp_path, "doctor", "--json"), tmp_path))
+    (alone,) = (check for check in checks if check["name"] == "other processes")
+    assert alone["ok"] is None
+    assert "shareProcessNamespace: true" in alone["remedy"]
+    with target(rootfs, tmp_path) as neighbour:
+        box = agent_box(image, tmp_path, "doctor", "--json", pod=neighbour.container.pid)
+        checks = json.loads(ask(box, tmp_path))
+    assert next(check for check in checks if check["name"] == "other processes")["ok"] is True
+
+
+def test_a_faulty_configuration_does_not_end_the_sidecar(image: Path, rootfs: Path, tmp_path: Path) -> None:
+    """It watches with the defaults, says what is wrong, and takes the configuration up once it is mended."""
+    with target(rootfs, tmp_path) as neighbour:
+        box = agent_box(image, tmp_path, "sidecar", "--json", pod=neighbour.container.pid)
+        config = tmp_path / "config" / "sentinel.yaml"
+        config.write_text("sampler: {interval: never}\n")
+        with running(box, tmp_path) as container:
+            agent = AgentProcess(container.process)
+            agent.wait_for("target_appeared", seconds=60)
+            refused = agent.wait_for("settings_refused", seconds=60)
+            assert "sampler.interval" in refused["faults"]
+            config.write_text(CONFIG)
+            agent.wait_for("settings_reloaded", seconds=60)
+
+
+def test_what_the_image_does_not_hold(image: Path) -> None:
+    """No pip, no compiler, a bill of materials, and only one program with a capability."""
+    found = {
+        path.name
+        for folder in ("usr/bin", "usr/local/bin", "opt/sentinel/bin")
+        for path in (image / folder).glob("*")
+    }
+    tools = re.compile(r"(pip|gcc|g\+\+|cc|c\+\+|ld|as|easy_install)[0-9.-]*")
+    assert not {name for name in found if tools.fullmatch(name)}
+    components = json.loads((image / "opt/sentinel/sbom.cdx.json").read_text())["components"]
+    assert {"msgspec", "py-spy", "psutil"} <= {component["name"] for component in components}
+    carrying = [
+        path
+        for path in (image / "opt").rglob("*")
+        if path.is_file() and not path.is_symlink() and _carries(path)
+    ]
+    assert [path.name for path in carrying] == ["python"]
+
+
+def _carries(path: Path) -> bool:
+    return "security.capability" in os.listxattr(path)
