@@ -278,7 +278,9 @@ def waiting_on(task):
 def tasks(current):
     found = []
     for loop in LOOPS:
-        for task in asyncio.all_tasks(loop):
+        # From 3.14 on this is the C module's function, which does not see the tasks that are Python's own.
+        known = asyncio.all_tasks(loop) | getattr(asyncio.tasks, "_py_all_tasks", asyncio.all_tasks)(loop)
+        for task in known:
             coroutine = task.get_coro()
             found.append(
                 [task.get_name(), coroutine.__qualname__, await_chain(coroutine, current), waiting_on(task)]

@@ -15,6 +15,7 @@ import pytest
 from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate
 from sentinel_agent.cpython.frames import fields
 from sentinel_agent.cpython.layouts import COOKIE, layout_of
+from sentinel_agent.cpython.layouts import MINORS as LAYOUT_MINORS
 from sentinel_agent.cpython.memory import ImageMemory, ProcessMemory, UnreadableError
 from sentinel_agent.cpython.process import Interpreter, choose_layout, open_process
 from sentinel_agent.cpython.threads import host_ids
@@ -134,8 +135,9 @@ def test_a_newer_or_free_threaded_cpython_is_refused() -> None:
     """From their `_Py_DebugOffsets`, before anything else of them is read."""
     place = Location(4096, None, "python3", None)
     for version, free_threaded, message in (
-        (0x030E00F0, 0, "3.14"),
-        (0x030D00F0, 1, "free-threaded"),
+        (0x031000F0, 0, "3.16"),
+        (0x030D00F0, 1, "free-threaded CPython 3.13"),
+        (0x030E00F0, 1, "free-threaded CPython 3.14"),
         (0x040000F0, 0, "CPython 3"),
     ):
         head = COOKIE + version.to_bytes(8, "little") + free_threaded.to_bytes(8, "little")
@@ -150,7 +152,7 @@ def test_the_layout_of_another_minor_is_refused(python: Path, start_target: Star
     target = start_target(python, "tasks")
     runtime = locate(Path("/proc", str(target.pid))).runtime
     right = open_process(target.pid).layout.minor
-    for minor in set(range(8, 14)) - {right}:
+    for minor in set(LAYOUT_MINORS) - {right}:
         with pytest.raises((UnsupportedTargetError, UnreadableError)):
             Interpreter(ProcessMemory(target.pid), layout_of(minor), runtime)
 
