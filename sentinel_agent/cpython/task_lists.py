@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sentinel_agent.cpython.threads import Threads
 
 MAX_TASKS = 1 << 22
-_PAGE = 4096
+_BLOCK = 1 << 14  # read at once: several tasks lie in as much, and more of it would cost more than it saves
 _LOST = 1000  # nodes that were taken out under the walk, after which it is given up
 _LINKS = struct.Struct("<QQ")
 
@@ -105,56 +105,56 @@ class _Pass:
 
     def go_on(self, most: int) -> bool:
         """Follow at most `most` links more; whether all lists were followed to their ends."""
-        pages: dict[int, bytes] = {}
+        blocks: dict[int, bytes] = {}
         last = len(self._nodes) + most
         while self._heads:
-            if self._follow(last, pages):
+            if self._follow(last, blocks):
                 self._heads.pop()
                 self._start = len(self._nodes)
             elif len(self._nodes) >= last:
                 return False
             else:
-                self._step_back(pages)
+                self._step_back(blocks)
         return True
 
-    def _follow(self, last: int, pages: dict[int, bytes]) -> bool:
+    def _follow(self, last: int, blocks: dict[int, bytes]) -> bool:
         """Follow the present list until `last` nodes are met or a link is there in one direction only; whether it ended."""
         nodes, heads, unpack = self._nodes, self._all_heads, _LINKS.unpack_from
         here = nodes[-1] if len(nodes) > self._start else self._heads[-1]
-        node = self._links(here, pages)[0]
+        node = self._links(here, blocks)[0]
         if not node and here in heads:
             return True  # the thread has not made its list yet
         while node not in heads:
             if len(nodes) >= last:
                 return False
-            page, at = pages.get(node // _PAGE), node % _PAGE
-            following, previous = (
-                unpack(page, at) if page and at <= len(page) - 16 else self._links(node, pages)
-            )
+            try:
+                following, previous = unpack(blocks.get(node // _BLOCK, b""), node % _BLOCK)
+            except struct.error:
+                following, previous = self._links(node, blocks)
             if previous != here:
                 return False
             nodes.append(node)
             here, node = node, following
         return True
 
-    def _links(self, node: int, pages: dict[int, bytes]) -> tuple[int, int]:
+    def _links(self, node: int, blocks: dict[int, bytes]) -> tuple[int, int]:
         """Next and previous node, 0 where there is none to be read."""
-        number, at = divmod(node, _PAGE)
-        page = pages.get(number)
-        if page is None:
-            page = pages[number] = self._memory.read(number * _PAGE, _PAGE) or b""
-        if at + 16 > len(page):
-            page, at = self._memory.read(node, 16) or bytes(16), 0
-        following, previous = _LINKS.unpack_from(page, at)
+        number, at = divmod(node, _BLOCK)
+        block = blocks.get(number)
+        if block is None:
+            block = blocks[number] = self._memory.read(number * _BLOCK, _BLOCK) or b""
+        if at + 16 > len(block):
+            block, at = self._memory.read(node, 16) or bytes(16), 0
+        following, previous = _LINKS.unpack_from(block, at)
         return following, previous
 
-    def _step_back(self, pages: dict[int, bytes]) -> None:
+    def _step_back(self, blocks: dict[int, bytes]) -> None:
         """Forget what was read, and the nodes that are not listed any more."""
-        pages.clear()
+        blocks.clear()
         while len(self._nodes) > self._start:
             here = self._nodes[-1]
-            following = self._links(here, pages)[0]
-            if following and self._links(following, pages)[1] == here:
+            following = self._links(here, blocks)[0]
+            if following and self._links(following, blocks)[1] == here:
                 break
             self._nodes.pop()
             self._lost += 1

@@ -68,6 +68,8 @@ class TaskRegistry:
         Raises:
             UnreadableError: this count failed; the next may not.
         """
+        if self._lists:
+            self._lists.steps = 0
         for _ in range(2):
             if not self._registries and not self.find():
                 return None

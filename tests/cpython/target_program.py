@@ -20,6 +20,7 @@ import time
 GATE = threading.Lock()
 GATE.acquire()
 LOOPS = []
+FOREIGN = []  # tasks that are not of the C type
 DEPTH = 500
 
 
@@ -141,6 +142,12 @@ async def awaits_many(tasks):
     await asyncio.gather(*tasks)
 
 
+async def in_group(event):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(nested(2, event))
+        group.create_task(nested(3, event), name="in the group")
+
+
 async def not_started():
     pass
 
@@ -168,6 +175,14 @@ async def make_tasks(count=100, block=True):
     tasks.append(OwnTask(through_agen(event), loop=loop))
     tasks.append(asyncio.tasks._PyTask(through_awaitable(event), loop=loop))
     tasks.append(asyncio.tasks._PyTask(awaits_task(tasks[-1]), loop=loop))
+    FOREIGN.extend(tasks[-2:])
+    if sys.version_info >= (3, 14):
+        # One that the C module was asked to register, as a task of another library's making would be.
+        FOREIGN.append(asyncio.tasks._PyTask(through_agen(event), loop=loop))
+        asyncio.tasks._py_unregister_task(FOREIGN[-1])
+        asyncio.tasks._c_register_task(FOREIGN[-1])
+    if hasattr(asyncio, "TaskGroup"):
+        tasks.append(loop.create_task(in_group(event)))
     if sys.version_info >= (3, 12):
         tasks.append(asyncio.Task(through_agen(event), loop=loop, eager_start=True))
     done = asyncio.create_task(finishes())
@@ -275,6 +290,20 @@ def waiting_on(task):
     return type(future).__name__
 
 
+def awaiters(task, known):
+    """Who waits for a task: what CPython keeps of it from 3.14 on, and what the tasks that wait tell of themselves."""
+    found = set(getattr(task, "_asyncio_awaited_by", None) or ())
+    for other in known:
+        future = other._fut_waiter
+        if future is task or task in getattr(future, "_children", ()):
+            found.add(other)
+    if sys.version_info < (3, 14):
+        for callback, _ in task._callbacks or ():
+            parent = getattr(getattr(callback, "__self__", None), "_parent_task", None)
+            found |= {parent} if parent else set()
+    return sorted(other.get_name() for other in found & known)
+
+
 def tasks(current):
     found = []
     for loop in LOOPS:
@@ -283,7 +312,13 @@ def tasks(current):
         for task in known:
             coroutine = task.get_coro()
             found.append(
-                [task.get_name(), coroutine.__qualname__, await_chain(coroutine, current), waiting_on(task)]
+                [
+                    task.get_name(),
+                    coroutine.__qualname__,
+                    await_chain(coroutine, current),
+                    waiting_on(task),
+                    awaiters(task, known),
+                ]
             )
     return found
 
@@ -298,6 +333,7 @@ def truth():
         "stacks": stacks,
         "threads": threads,
         "tasks": tasks(current),
+        "foreign": len(FOREIGN),
     }
 
 

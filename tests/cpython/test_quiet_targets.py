@@ -41,7 +41,17 @@ def assert_stacks_are_true(target: Target, reader: Interpreter) -> None:
 def assert_tasks_are_true(target: Target, reader: Interpreter) -> None:
     dump = reader.tasks()
     assert (dump.unreadable, dump.truncated) == (0, False)
-    found = [[task.name, task.coroutine, places(task.frames), task.waiting_on] for task in dump.tasks]
+    names = {task.id: task.name for task in dump.tasks}
+    found = [
+        [
+            task.name,
+            task.coroutine,
+            places(task.frames),
+            task.waiting_on,
+            sorted(names[awaiter] for awaiter in task.awaited_by),
+        ]
+        for task in dump.tasks
+    ]
     assert sorted(found, key=repr) == sorted(target.truth["tasks"], key=repr)
     assert all(task.whole for task in dump.tasks)
     assert (reader.task_count() or 0) >= dump.count
