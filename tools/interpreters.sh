@@ -14,6 +14,13 @@ folder=$(cd "$folder" && pwd)
 packages="python3.14 python3.15 libpython3.15 $*"
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
+# uvloop needs neither root nor apt.
+fetch() {
+  "$python" -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --upgrade --target "$2" \
+    --only-binary :all: --python-version "3.$1" --implementation cp --platform "manylinux2014_$(uname -m)" uvloop
+}
+for minor in 8 9 10 11 12 13; do fetch "$minor" "$folder/site/3.$minor"; done
+
 cannot() {
   echo "No CPython 3.14 and 3.15 for the tests, which are skipped: $1" >&2
   exit 0
@@ -60,9 +67,4 @@ for name in python3.14 python3.15; do
   printf '#!/bin/sh\nexec chroot "%s" /usr/bin/%s "$@"\n' "$folder/root" "$name" >"$folder/bin/$name"
   chmod +x "$folder/bin/$name"
 done
-for minor in 8 9 10 11 12 13 14 15; do
-  site=$folder/site/3.$minor
-  [ "$minor" -lt 14 ] || site=$folder/root/usr/local/lib/python3.$minor/dist-packages
-  "$python" -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --upgrade --target "$site" \
-    --only-binary :all: --python-version "3.$minor" --implementation cp --platform "manylinux2014_$(uname -m)" uvloop
-done
+for minor in 14 15; do fetch "$minor" "$folder/root/usr/local/lib/python3.$minor/dist-packages"; done

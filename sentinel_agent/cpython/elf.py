@@ -2,7 +2,8 @@
 
 Looked up in libpython, else in the main binary: by dynamic symbol, by full symbol table, by the `.PyRuntime`
 section that CPython puts the struct in (Include/internal/pycore_runtime.h), which outlives stripping. Files are opened through
-/proc/PID/root and /proc/PID/exe, so that another mount namespace makes no difference.
+/proc/PID/root and /proc/PID/exe, so that another mount namespace makes no difference. In our own namespace the kernel names them
+as we see them, whatever root directory the process has (d_path, fs/d_path.c).
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def locate_section(proc: Path, name: str, file_name: str) -> int | None:
     """
     by_path = _by_path(read_maps(proc))
     extensions = [path for path in by_path if path.rpartition("/")[2].startswith(file_name)]
-    candidates = [(path, proc / "root" / path.lstrip("/")) for path in extensions]
+    candidates = [(path, file) for path in extensions for file in _files(proc, path)]
     for path, file in (*candidates, *_candidates(proc, by_path)):
         found = _ask(file, partial(_loaded_section, name, by_path.get(path, [])))
         if found is not None:
@@ -132,10 +133,15 @@ def _minor_of_names(paths: Iterable[str]) -> int | None:
     return minors.pop() if len(minors) == 1 else None
 
 
+def _files(proc: Path, path: str) -> tuple[Path, Path]:
+    """Where a mapped file may be: in the root directory of the process, or in ours, for one that only chroot has moved."""
+    return proc / "root" / path.lstrip("/"), proc.parents[1] / path.lstrip("/")
+
+
 def _candidates(proc: Path, by_path: dict[str, list[Mapping]]) -> Iterator[tuple[str, Path]]:
     for path in by_path:
         if _LIBPYTHON.search(path.rpartition("/")[2]):
-            yield path, proc / "root" / path.lstrip("/")
+            yield from ((path, file) for file in _files(proc, path))
     try:
         main = str((proc / "exe").readlink())
     except OSError:

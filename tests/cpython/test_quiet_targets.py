@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tests.cpython.conftest import StartTarget, Target
 
 SCENES = ["plain", "recursion", "sorted_with_key", "generators", "unwinding", "threads", "nested"]
-TASK_SCENES = ["tasks", "running_task", "loops"]
+SCENES += ["c_extension"]
+TASK_SCENES = ["tasks", "running_task", "loops", "many_tasks", "uvloop"]
 
 
 def quiet_threads(target: Target, views: list[ThreadView]) -> dict[str, ThreadView]:
