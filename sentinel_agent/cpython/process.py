@@ -136,8 +136,15 @@ class Interpreter:
         return self._tasks.dump(self.sample(), most)
 
     def _find_task_offsets(self) -> int | None:
-        """Where the module `_asyncio` tells of its structs."""
-        return locate_section(self._proc, ".AsyncioDebug", "_asyncio.") if self._proc else None
+        """Where the module `_asyncio` tells of its structs; None for a recorded image, which has no files to look in."""
+        if self._proc is None:
+            return None
+        found = locate_section(self._proc, ".AsyncioDebug", "_asyncio.")
+        if found is None:
+            raise UnreadableError(
+                "the target's `_asyncio` does not tell where its tasks are: it has no .AsyncioDebug"
+            )
+        return found
 
     def _host_id(self, native_id: int | None) -> int | None:
         """A thread id as our pid namespace numbers it."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_TASKS = 1 << 22
 _BLOCK = 1 << 14  # read at once: several tasks lie in as much, and more of it would cost more than it saves
-_LOST = 1000  # nodes that were taken out under the walk, after which it is given up
+_TEARS = 100  # how often one call may find a task taken out under it before it gives up
 _LINKS = struct.Struct("<QQ")
 
 
@@ -47,8 +47,10 @@ class TaskLists:
             UnreadableError: a list cannot be followed.
         """
         walk = self._new_pass()
-        walk.go_on(MAX_TASKS)
-        return walk.tasks()
+        if not walk.go_on(MAX_TASKS):
+            raise UnreadableError(f"there are more than {MAX_TASKS} asyncio tasks")
+        node_at = self._told_layout().task.node
+        return [node - node_at for node in walk.nodes]
 
     def count(self, most: int) -> int | None:
         """How many tasks are listed, following at most `most` links; None if that was not enough: the next call goes on.
@@ -57,12 +59,14 @@ class TaskLists:
             UnreadableError: a list cannot be followed; the next call begins anew.
         """
         walk, self._under_way = self._under_way or self._new_pass(), None
-        before = walk.length
-        finished = walk.go_on(most)
-        self.steps = walk.length - before
+        before = walk.followed
+        try:
+            finished = walk.go_on(most)
+        finally:
+            self.steps = walk.followed - before
         if not finished:
             self._under_way = walk
-        return walk.length if finished else None
+        return len(walk.nodes) if finished else None
 
     def _new_pass(self) -> _Pass:
         layout = self._told_layout()
@@ -70,7 +74,7 @@ class TaskLists:
         for interp, threads in self._threads.states():
             heads.append(interp + layout.interp.tasks_head)
             heads += [thread + layout.thread.tasks_head for thread in threads]
-        return _Pass(self._objects, heads, layout.task.node)
+        return _Pass(self._objects, heads)
 
     def _told_layout(self) -> Layout:
         if self._layout is None:
@@ -83,43 +87,42 @@ class TaskLists:
 
 
 class _Pass:
-    """One walk over all lists."""
+    """One walk over all lists. `nodes` are those met so far that are still believed, `followed` is how many links it took."""
 
-    def __init__(self, objects: Objects, heads: list[int], node_at: int) -> None:
+    def __init__(self, objects: Objects, heads: list[int]) -> None:
+        self.nodes: list[int] = []
+        self.followed = 0
         self._memory = objects.memory
         self._heads = heads[::-1]
         self._all_heads = frozenset(heads)
-        self._node_at = node_at
-        self._nodes: list[int] = []
         self._start = 0  # how many nodes the lists before this one have
-        self._lost = 0
-
-    @property
-    def length(self) -> int:
-        """How many nodes have been met."""
-        return len(self._nodes)
-
-    def tasks(self) -> list[int]:
-        """Addresses of the tasks that have been met."""
-        return [node - self._node_at for node in self._nodes]
 
     def go_on(self, most: int) -> bool:
         """Follow at most `most` links more; whether all lists were followed to their ends."""
         blocks: dict[int, bytes] = {}
-        last = len(self._nodes) + most
+        tears = 0
         while self._heads:
-            if self._follow(last, blocks):
+            before = len(self.nodes)
+            ended = self._follow(before + most, blocks)
+            followed = len(self.nodes) - before
+            self.followed, most = self.followed + followed, most - followed
+            if ended:
                 self._heads.pop()
-                self._start = len(self._nodes)
-            elif len(self._nodes) >= last:
+                self._start = len(self.nodes)
+            elif most <= 0:
                 return False
+            elif tears == _TEARS:
+                raise UnreadableError(
+                    "the list of asyncio tasks changes faster than it can be read, or is corrupt"
+                )
             else:
+                tears += 1
                 self._step_back(blocks)
         return True
 
     def _follow(self, last: int, blocks: dict[int, bytes]) -> bool:
         """Follow the present list until `last` nodes are met or a link is there in one direction only; whether it ended."""
-        nodes, heads, unpack = self._nodes, self._all_heads, _LINKS.unpack_from
+        nodes, heads, unpack = self.nodes, self._all_heads, _LINKS.unpack_from
         here = nodes[-1] if len(nodes) > self._start else self._heads[-1]
         node = self._links(here, blocks)[0]
         if not node and here in heads:
@@ -149,17 +152,13 @@ class _Pass:
         return following, previous
 
     def _step_back(self, blocks: dict[int, bytes]) -> None:
-        """Forget what was read, and the nodes that are not listed any more."""
+        """Forget what was read, and the last nodes until one is still listed; farther back each time, since many may be gone."""
         blocks.clear()
-        while len(self._nodes) > self._start:
-            here = self._nodes[-1]
+        farther = 1
+        while len(self.nodes) > self._start:
+            here = self.nodes[-1]
             following = self._links(here, blocks)[0]
             if following and self._links(following, blocks)[1] == here:
                 break
-            self._nodes.pop()
-            self._lost += 1
-        self._lost += 1
-        if self._lost > _LOST or len(self._nodes) > MAX_TASKS:
-            raise UnreadableError(
-                "the list of asyncio tasks changes faster than it can be read, or is corrupt"
-            )
+            del self.nodes[max(self._start, len(self.nodes) - farther) :]
+            farther *= 2

@@ -75,7 +75,7 @@ class TaskRegistry:
                 return None
             found = self._sizes()
             if found is not None:
-                listed = self._lists.count(most) if self._lists else 0
+                listed = self._lists.count(most) if self._lists and self.c_tasks else 0
                 return None if listed is None else found + listed
             self._registries = []
         raise UnreadableError("asyncio's registry of tasks cannot be read")
@@ -92,7 +92,7 @@ class TaskRegistry:
     def addresses(self) -> list[int]:
         """Addresses of the registered tasks, and of None for those that have just died."""
         found = [address for registry in self._registries for address in self._members(registry)]
-        if self._lists:
+        if self._lists and self.c_tasks:
             found += self._lists.addresses()
         return list(dict.fromkeys(found))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sentinel_agent.cpython.layouts import MINORS as LAYOUT_MINORS
 from sentinel_agent.cpython.process import Interpreter, ThreadView, open_process
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def test_a_system_interpreter_can_be_read(start_target: StartTarget) -> None:
     minor = subprocess.run(
         [system, "-c", "import sys; print(sys.version_info[1])"], capture_output=True, check=True, text=True
     )
-    if int(minor.stdout) not in range(8, 14):
+    if int(minor.stdout) not in LAYOUT_MINORS:
         pytest.skip(f"/usr/bin/python3 is 3.{minor.stdout.strip()}")
     for scene in ("generators", "tasks"):
         target = start_target(system, scene)

@@ -135,3 +135,30 @@ def test_a_real_count_in_parts_is_the_whole_count(start_target: StartTarget, min
         assert reader.task_steps <= 50
     assert len(parts) > 3
     assert parts[-1] == whole
+
+
+CHURN = """
+import asyncio, os
+async def short(): await asyncio.sleep(0)
+async def long(): await asyncio.Event().wait()
+async def main():
+    kept = [asyncio.create_task(long()) for _ in range(2000)]
+    await asyncio.sleep(0)
+    os.write(1, b"{}\\n")
+    while True:
+        await asyncio.gather(*[short() for _ in range(100)])
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("minor", [minor for minor in MINORS if minor >= 14])
+def test_a_list_that_changes_all_the_time_is_counted(start_target: StartTarget, minor: int) -> None:
+    """Short-lived tasks come and go behind the long-lived ones: counts, in parts too, lie between what there can be."""
+    reader = open_process(start_target(python_of(minor), "-c", CHURN).pid)
+    counts = {
+        most: [count for _ in range(60) if (count := reader.task_count(most))] for most in (10_000, 300)
+    }
+    assert len(counts[10_000]) > 40
+    assert len(counts[300]) >= 6
+    assert all(2001 <= count <= 2301 for found in counts.values() for count in found)
+    assert reader.tasks().count >= 2001
