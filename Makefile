@@ -25,7 +25,7 @@ types: .venv/.test
 	$(BIN)/mypy
 
 # Every branch of the core; the tracer would slow the other tests, which read real processes.
-unit: .venv/.test $(INTERPRETERS)/.tried
+unit: .venv/.test $(INTERPRETERS)/.done
 	$(BIN)/pytest tests/core --cov=sentinel_agent/core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 	$(BIN)/pytest -m "not e2e and not wheel and not containers" --ignore=tests/core
 
@@ -67,9 +67,8 @@ $(PROXIES)/.done: .venv/bin/python tests/e2e/proxies/requirements-proxypy.txt te
 	@touch $@
 
 # CPython 3.14 and 3.15 as targets of the tests, where they can be had; says why where not.
-$(INTERPRETERS)/.tried: .venv/bin/python tools/interpreters.sh
-	tools/interpreters.sh $(INTERPRETERS) $(BIN)/python
-	@touch $@
+$(INTERPRETERS)/.done: .venv/bin/python tools/interpreters.sh
+	@tools/interpreters.sh $(INTERPRETERS) $(BIN)/python
 
 # What the agent costs at defaults; figures, not a test.
 bench: .venv/.test

@@ -134,6 +134,8 @@ HEADER_ROWS = [
     _at("objects.list_item", "PyListObject", "ob_item"),
     _at("objects.weakref_object", "PyWeakReference", "wr_object"),
     Row("objects.module_dict", "sizeof(PyObject)"),
+    _at("objects.module_state", "PyModuleObject", "md_state", 14),
+    _at("objects.method_self", "PyMethodObject", "im_self"),
     _at("unicode.length", "PyASCIIObject", "length"),
     _at("unicode.state", "PyASCIIObject", "state"),
     Row("unicode.kind_shift", "__builtin_ctz(state_bits(7, 0, 0))"),
@@ -233,6 +235,9 @@ ASYNCIO_ROWS = [
     Row("task.awaited_by", "TaskObj.task_awaited_by", 14),
     Row("task.awaited_by_is_set", "TaskObj.task_awaited_by_is_set", 14),
     Row("task.node", "TaskObj.task_node", 14),
+    Row("task.foreign", "asyncio_state.non_asyncio_tasks", 14),
+    Row("task.foreign_eager", "asyncio_state.non_asyncio_eager_tasks", 14),
+    Row("task.callback0", "TaskObj.task_callback0"),
 ]
 
 _PROGRAM_HEAD = """
@@ -256,6 +261,7 @@ _PROGRAM_HEAD = """
 #if PY_VERSION_HEX >= 0x030E0000
 #include "internal/pycore_debug_offsets.h"
 #include "internal/pycore_interpframe.h"
+#include "internal/pycore_moduleobject.h"
 #include "internal/pycore_stackref.h"
 #include "internal/pycore_tstate.h"
 #endif
@@ -290,7 +296,7 @@ class Build(NamedTuple):
     def ask(self, code: str) -> Any:
         """What the interpreter answers, as JSON."""
         enter = [] if self.root == Path("/") else ["chroot", str(self.root)]
-        command = [*enter, self.python, "-I", "-c", f"import json, sys; {code}"]
+        command = [*enter, str(self.python), "-I", "-c", f"import json, sys; {code}"]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     def path(self, inside: str) -> Path:

@@ -14,6 +14,15 @@ folder=$(cd "$folder" && pwd)
 packages="python3.14 python3.15 libpython3.15 $*"
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
+# uvloop needs neither root nor apt.
+fetch() {
+  "$python" -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --upgrade --target "$2" \
+    --only-binary :all: --python-version "3.$1" --implementation cp --platform "manylinux2014_$(uname -m)" uvloop
+}
+for minor in 8 9 10 11 12 13; do
+  fetch "$minor" "$folder/site/3.$minor" || echo "No uvloop for CPython 3.$minor: its tests are skipped" >&2
+done
+
 cannot() {
   echo "No CPython 3.14 and 3.15 for the tests, which are skipped: $1" >&2
   exit 0
@@ -42,9 +51,9 @@ APT::Install-Recommends "false";
 APT::Sandbox::User "root";
 CONF
 export APT_CONFIG="$apt/apt.conf"
-apt-get update -qq
+apt-get update -qq || cannot "its package lists cannot be fetched from apt's mirror"
 # shellcheck disable=SC2086 - a list of words
-apt-get install -y -qq --download-only $packages >/dev/null
+apt-get install -y -qq --download-only $packages >/dev/null || cannot "Debian unstable does not have all of $packages"
 
 root=$folder/root.new
 rm -rf "$root" "$folder/root"
@@ -60,9 +69,7 @@ for name in python3.14 python3.15; do
   printf '#!/bin/sh\nexec chroot "%s" /usr/bin/%s "$@"\n' "$folder/root" "$name" >"$folder/bin/$name"
   chmod +x "$folder/bin/$name"
 done
-for minor in 8 9 10 11 12 13 14 15; do
-  site=$folder/site/3.$minor
-  [ "$minor" -lt 14 ] || site=$folder/root/usr/local/lib/python3.$minor/dist-packages
-  "$python" -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --upgrade --target "$site" \
-    --only-binary :all: --python-version "3.$minor" --implementation cp --platform "manylinux2014_$(uname -m)" uvloop
+for minor in 14 15; do
+  fetch "$minor" "$folder/root/usr/local/lib/python3.$minor/dist-packages" || cannot "their uvloop cannot be fetched"
 done
+touch "$folder/.done"

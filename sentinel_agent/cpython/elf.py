@@ -2,7 +2,8 @@
 
 Looked up in libpython, else in the main binary: by dynamic symbol, by full symbol table, by the `.PyRuntime`
 section that CPython puts the struct in (Include/internal/pycore_runtime.h), which outlives stripping. Files are opened through
-/proc/PID/root and /proc/PID/exe, so that another mount namespace makes no difference.
+/proc/PID/root and /proc/PID/exe, so that another mount namespace makes no difference. In our own namespace the kernel names them
+as we see them, whatever root directory the process has (d_path, fs/d_path.c).
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+_Answer = TypeVar("_Answer")
 _MAX_MAPS = 16 << 20
 _PAGE = 4096
 _MAPS_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) \S+ \d+ *(.*)")
@@ -88,12 +91,9 @@ def locate(proc: Path) -> Location:
         UnsupportedTargetError: no file of the process holds a CPython.
         NoSuchTargetError, NotPermittedError: see `read_maps`.
     """
-    mappings = read_maps(proc)
-    by_path: dict[str, list[Mapping]] = {}
-    for mapping in mappings:
-        by_path.setdefault(mapping.path, []).append(mapping)
+    by_path = _by_path(read_maps(proc))
     for path, file in _candidates(proc, by_path):
-        found = _look_into(file, by_path.get(path, []))
+        found = _ask(file, partial(_runtime_address, by_path.get(path, [])))
         if found:
             # Extension modules name the version too, where the binary does not (`cpython-38`, `lib/python3.8`).
             minor = _minor_of_names([path]) or _minor_of_names(by_path)
@@ -104,16 +104,44 @@ def locate(proc: Path) -> Location:
     )
 
 
+def locate_section(proc: Path, name: str, file_name: str) -> int | None:
+    """Where a section lies in the memory of a process: in a mapped file called `file_name...`, a libpython or the main binary.
+
+    Raises:
+        NoSuchTargetError, NotPermittedError: see `read_maps`.
+    """
+    by_path = _by_path(read_maps(proc))
+    extensions = [path for path in by_path if path.rpartition("/")[2].startswith(file_name)]
+    candidates = [(path, file) for path in extensions for file in _files(proc, path)]
+    for path, file in (*candidates, *_candidates(proc, by_path)):
+        found = _ask(file, partial(_loaded_section, name, by_path.get(path, [])))
+        if found is not None:
+            return found
+    return None
+
+
+def _by_path(mappings: list[Mapping]) -> dict[str, list[Mapping]]:
+    by_path: dict[str, list[Mapping]] = {}
+    for mapping in mappings:
+        by_path.setdefault(mapping.path, []).append(mapping)
+    return by_path
+
+
 def _minor_of_names(paths: Iterable[str]) -> int | None:
     """The minor version that the names of the mapped files agree on."""
     minors = {int(found) for path in paths for found in _MINOR.findall(path)}
     return minors.pop() if len(minors) == 1 else None
 
 
+def _files(proc: Path, path: str) -> tuple[Path, Path]:
+    """Where a mapped file may be: in the root directory of the process, or in ours, for one that only chroot has moved."""
+    return proc / "root" / path.lstrip("/"), proc.parents[1] / path.lstrip("/")
+
+
 def _candidates(proc: Path, by_path: dict[str, list[Mapping]]) -> Iterator[tuple[str, Path]]:
     for path in by_path:
         if _LIBPYTHON.search(path.rpartition("/")[2]):
-            yield path, proc / "root" / path.lstrip("/")
+            yield from ((path, file) for file in _files(proc, path))
     try:
         main = str((proc / "exe").readlink())
     except OSError:
@@ -122,24 +150,14 @@ def _candidates(proc: Path, by_path: dict[str, list[Mapping]]) -> Iterator[tuple
     yield (main if main in by_path else next(iter(by_path), "")), proc / "exe"
 
 
-def _look_into(path: Path, mappings: list[Mapping]) -> tuple[int, int | None] | None:
-    """Addresses of `_PyRuntime` and `Py_Version` in the target, or None where the file holds no CPython."""
+def _ask(path: Path, question: Callable[[Any], _Answer | None]) -> _Answer | None:
+    """What an ELF file answers; None where it is none, or a damaged one."""
     from elftools.common.exceptions import ELFError  # noqa: PLC0415 - 2 MiB that only an attach needs
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415 - likewise
 
     try:
         with path.open("rb") as file:
-            elf = ELFFile(file)
-            bias = _load_bias(elf, mappings)
-            runtime = (
-                _dynamic_symbol(elf, "_PyRuntime")
-                or _symbol(elf, "_PyRuntime")
-                or _section_address(elf, ".PyRuntime")
-            )
-            if bias is None or runtime is None:
-                return None
-            version = _dynamic_symbol(elf, "Py_Version")
-            return runtime + bias, None if version is None else version + bias
+            return question(ELFFile(file))
     except (
         ELFError,
         OSError,
@@ -152,6 +170,25 @@ def _look_into(path: Path, mappings: list[Mapping]) -> tuple[int, int | None] | 
     ):
         # A file that is no ELF file, or a damaged one: hostile input of a foreign parser.
         return None
+
+
+def _runtime_address(mappings: list[Mapping], elf: Any) -> tuple[int, int | None] | None:
+    """Addresses of `_PyRuntime` and `Py_Version` in the target, or None where the file holds no CPython."""
+    bias = _load_bias(elf, mappings)
+    runtime = (
+        _dynamic_symbol(elf, "_PyRuntime")
+        or _symbol(elf, "_PyRuntime")
+        or _section_address(elf, ".PyRuntime")
+    )
+    if bias is None or runtime is None:
+        return None
+    version = _dynamic_symbol(elf, "Py_Version")
+    return runtime + bias, None if version is None else version + bias
+
+
+def _loaded_section(name: str, mappings: list[Mapping], elf: Any) -> int | None:
+    bias, address = _load_bias(elf, mappings), _section_address(elf, name)
+    return None if bias is None or address is None else address + bias
 
 
 def _load_bias(elf: Any, mappings: list[Mapping]) -> int | None:

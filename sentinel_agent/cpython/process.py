@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sentinel_agent.cpython.code import CodeCache, Frame
-from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate
+from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate, locate_section
 from sentinel_agent.cpython.layouts import debug_version, layout_of, told_by_target
 from sentinel_agent.cpython.memory import Memory, ProcessMemory, UnreadableError, must_read
 from sentinel_agent.cpython.modules import Modules
 from sentinel_agent.cpython.objects import Objects
+from sentinel_agent.cpython.task_lists import MAX_TASKS, TaskLists
+from sentinel_agent.cpython.task_registry import TaskRegistry
 from sentinel_agent.cpython.tasks import TaskDump, Tasks
 from sentinel_agent.cpython.threads import ThreadFacts, Threads, ThreadStack, host_ids, kernel_state
 
@@ -66,7 +68,11 @@ class Interpreter:
         self._codes = CodeCache(self._objects)
         self._threads = Threads(self._objects, self._codes, runtime)
         self._modules = Modules(self._objects, self._threads)
-        self._tasks = Tasks(self._objects, self._codes, self._modules)
+        lists = (
+            TaskLists(self._objects, self._threads, self._find_task_offsets) if layout.minor >= 14 else None
+        )
+        self._registry = TaskRegistry(self._objects, self._modules, lists)
+        self._tasks = Tasks(self._objects, self._codes, self._registry)
         self._samples = 0
         self._host_ids: dict[int, int] | None = None
         self.version = self._check()
@@ -106,13 +112,20 @@ class Interpreter:
             for thread in threads
         }
 
-    def task_count(self) -> int | None:
-        """How many asyncio tasks the target has registered, done ones that are still alive included; None without asyncio.
+    def task_count(self, most: int = MAX_TASKS) -> int | None:
+        """How many asyncio tasks the target has registered; None without asyncio. Up to 3.13 done ones that are still alive count.
+
+        From 3.14 on this walks over all tasks, `most` of them in one call; None where there are more: the next call goes on.
 
         Raises:
             UnreadableError: this reading failed; the next may not.
         """
-        return self._tasks.count()
+        return self._registry.count(most)
+
+    @property
+    def task_steps(self) -> int:
+        """How many tasks the last count walked over: what its cost depends on; always 0 up to 3.13."""
+        return self._registry.steps
 
     def tasks(self, most: int = 1_000_000) -> TaskDump:
         """Every asyncio task that is not done, `most` at the most.
@@ -121,6 +134,17 @@ class Interpreter:
             UnreadableError: the registry of tasks cannot be read.
         """
         return self._tasks.dump(self.sample(), most)
+
+    def _find_task_offsets(self) -> int | None:
+        """Where the module `_asyncio` tells of its structs; None for a recorded image, which has no files to look in."""
+        if self._proc is None:
+            return None
+        found = locate_section(self._proc, ".AsyncioDebug", "_asyncio.")
+        if found is None:
+            raise UnreadableError(
+                "the target's `_asyncio` does not tell where its tasks are: it has no .AsyncioDebug"
+            )
+        return found
 
     def _host_id(self, native_id: int | None) -> int | None:
         """A thread id as our pid namespace numbers it."""

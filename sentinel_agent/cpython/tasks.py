@@ -1,25 +1,20 @@
-"""The asyncio tasks of a live CPython 3.8 to 3.13: how many, and each with its await chain.
-
-asyncio registers every task in module globals of `asyncio.tasks`: `_all_tasks` up to 3.11, `_scheduled_tasks` and `_eager_tasks`
-from 3.12 on (Lib/asyncio/tasks.py), whichever of the C and the pure-Python task, and whichever event loop, is used. The first
-two are a `weakref.WeakSet`, so a count is the size of a set at a known address.
-"""
+"""The asyncio tasks of a live CPython 3.8 to 3.15, each with its await chain. Which there are, `task_registry` knows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from sentinel_agent.cpython.awaiters import Awaiters
 from sentinel_agent.cpython.awaits import Awaits
-from sentinel_agent.cpython.elf import UnsupportedTargetError
 from sentinel_agent.cpython.memory import UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sentinel_agent.cpython.code import CodeCache, Frame
-    from sentinel_agent.cpython.modules import Modules
     from sentinel_agent.cpython.objects import Objects
+    from sentinel_agent.cpython.task_registry import TaskRegistry
     from sentinel_agent.cpython.threads import ThreadStack
 
 _PENDING = 0
@@ -34,6 +29,7 @@ class TaskView:
 
     `frames` are outermost first: the task's coroutine, then along the await chain; for a running task, what its thread executes.
     `waiting_on` names the future that will wake it, or the task it awaits. `whole` is False where the chain was cut.
+    `id` tells the tasks of one dump apart; `awaited_by` are the ids of those that are known to wait for this one.
     """
 
     name: str
@@ -42,6 +38,8 @@ class TaskView:
     frames: tuple[Frame, ...]
     waiting_on: str | None
     whole: bool
+    id: int = 0
+    awaited_by: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,135 +57,52 @@ class TaskDump:
 
 
 @dataclass(frozen=True, slots=True)
-class _Registry:
-    """Addresses in one interpreter: the weak set, its inner set and its list of removals to come, the set of eager tasks."""
-
-    weak_set: int
-    weak_set_type: int
-    members: int
-    removals: int
-    eager: int
-    c_task: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Raw:
     """A pending task, all parts by address; 0 for none."""
 
+    address: int
     name: int
     coroutine: int
     waiter: int
+    callback: int = 0
+    awaited_by: int = 0
+    awaited_by_is_set: bool = False
 
 
 class Tasks:
-    """Reads the task registries."""
+    """Reads the tasks that `registry` names."""
 
-    def __init__(self, objects: Objects, codes: CodeCache, modules: Modules) -> None:
+    def __init__(self, objects: Objects, codes: CodeCache, registry: TaskRegistry) -> None:
         self._objects = objects
-        self._modules = modules
+        self._registry = registry
         self._awaits = Awaits(objects, codes)
-        self._registries: list[_Registry] = []
-        self._without: list[tuple[int, int]] | None = None
         self._c_types: dict[int, bool] = {}
         self._type_names: dict[int, str] = {}
 
-    def count(self) -> int | None:
-        """How many tasks are registered, from one small read once the registries are known; None without asyncio."""
-        for _ in range(2):
-            if not self._registries and not self._find():
-                return None
-            found = self._sizes()
-            if found is not None:
-                return found
-            self._registries = []
-        raise UnreadableError("asyncio's registry of tasks cannot be read")
-
     def dump(self, threads: Sequence[ThreadStack], most: int) -> TaskDump:
         """Every pending task, `most` at the most. `threads` is a sample taken just before, for the running ones."""
-        if not self._find():
+        if not self._registry.find():
             return TaskDump((), 0, truncated=False)
         self._c_types.clear()
         self._type_names.clear()
-        addresses = [address for registry in self._registries for address in self._members(registry)]
-        addresses = list(dict.fromkeys(addresses))
+        addresses = self._registry.addresses()
+        awaiters = Awaiters(self._objects, self._type_of)
         views: list[TaskView] = []
         unreadable = 0
         for first in range(0, len(addresses), _BATCH):
             raw, lost = self._read(addresses[first : first + _BATCH])
             unreadable += lost
             views += self._views(raw, threads)
+            awaiters.note(raw)
             if len(views) > most:
                 break
-        return TaskDump(tuple(views[:most]), unreadable, truncated=len(views) > most)
-
-    def _find(self) -> bool:
-        """Look the registries up; False where no interpreter has loaded asyncio."""
-        tables = self._modules.tables()
-        if tables == self._without:
-            return False
-        self._registries = [found for table, _ in tables for found in [self._registry(table)] if found]
-        self._without = None if self._registries else tables
-        return bool(self._registries)
-
-    def _registry(self, table: int) -> _Registry | None:
-        objects, layout = self._objects, self._objects.layout
-        namespace, c_namespace = self._modules.namespaces(table, "asyncio.tasks", "_asyncio")
-        if not namespace:
-            return None
-        weak_set, all_tasks, eager = objects.lookup(
-            namespace, "_scheduled_tasks", "_all_tasks", "_eager_tasks"
+        truncated = len(views) > most
+        del views[most:]
+        known = awaiters.of({view.id for view in views})
+        tasks = tuple(
+            replace(view, awaited_by=known[view.id]) if view.id in known else view for view in views
         )
-        weak_set = weak_set or all_tasks
-        if not weak_set:
-            return None  # asyncio is being imported
-        members, removals = objects.attributes(weak_set, "data", "_pending_removals")
-        if not members or not removals:
-            raise UnreadableError("asyncio's registry of tasks is no WeakSet as it is known")
-        self._check_size(objects.type_of(members), "set", layout.set.size)
-        c_task = objects.lookup(c_namespace, "Task")[0] if c_namespace else None
-        if c_task:
-            self._check_size(c_task, "_asyncio.Task", layout.task.size)
-        return _Registry(weak_set, objects.type_of(weak_set), members, removals, eager or 0, c_task or 0)
-
-    def _check_size(self, type_address: int, name: str, size: int) -> None:
-        found = (self._objects.type_name(type_address), self._objects.basicsize(type_address))
-        if found != (name, size):
-            raise UnsupportedTargetError(
-                f"the target's {found[0]!r} has {found[1]} bytes: {name!r} with {size} was expected",
-                hint="this build needs a layout table of its own: see tools/gen_layouts.py",
-            )
-
-    def _sizes(self) -> int | None:
-        """The sum over the registries; None if one is not where it was."""
-        layout = self._objects.layout
-        ranges: list[tuple[int, int]] = []
-        for registry in self._registries:
-            ranges += [
-                (registry.weak_set + layout.objects.ob_type, 8),
-                (registry.members + layout.set.used, 8),
-                (registry.removals + layout.objects.ob_size, 8),
-                (registry.eager + layout.set.used if registry.eager else 0, 8),
-            ]
-        words = [
-            None if data is None else int.from_bytes(data, "little") for data in self._objects.many(ranges)
-        ]
-        total = 0
-        for registry, at in zip(self._registries, range(0, len(words), 4), strict=True):
-            kind, members, removals, eager = words[at : at + 4]
-            if kind != registry.weak_set_type or members is None or removals is None:
-                return None
-            total += max(0, members - removals) + (eager or 0)
-        return total
-
-    def _members(self, registry: _Registry) -> Iterator[int]:
-        """Addresses of the registered tasks, and of None for those that have just died."""
-        objects = self._objects
-        at = objects.layout.objects.weakref_object
-        for word in objects.many([(reference + at, 8) for reference in objects.set_items(registry.members)]):
-            if word is not None:
-                yield int.from_bytes(word, "little")
-        if registry.eager:
-            yield from objects.set_items(registry.eager)
+        return TaskDump(tasks, unreadable, truncated)
 
     def _read(self, addresses: list[int]) -> tuple[list[_Raw], int]:
         """The pending ones among the tasks, and how many could not be read."""
@@ -199,7 +114,7 @@ class Tasks:
         ):
             try:
                 if data is not None and self._is_c_task(data):
-                    raw = self._c_task(data)
+                    raw = self._c_task(address, data)
                 else:
                     raw = self._python_task(address)
             except UnreadableError:
@@ -214,7 +129,7 @@ class Tasks:
         type_address = int.from_bytes(data[at : at + 8], "little")
         known = self._c_types.get(type_address)
         if known is None:
-            c_tasks = {registry.c_task for registry in self._registries} - {0}
+            c_tasks = self._registry.c_tasks
             try:
                 known = any(base in c_tasks for base in self._objects.bases(type_address))
             except UnreadableError:
@@ -222,14 +137,16 @@ class Tasks:
             self._c_types[type_address] = known
         return known
 
-    def _c_task(self, data: bytes) -> _Raw | None:
+    def _c_task(self, address: int, data: bytes) -> _Raw | None:
         task = self._objects.layout.task
         if int.from_bytes(data[task.state : task.state + 4], "little") != _PENDING:
             return None
-        name, coroutine, waiter = (
-            int.from_bytes(data[at : at + 8], "little") for at in (task.name, task.coro, task.waiter)
+        name, coroutine, waiter, callback, awaited_by = (
+            int.from_bytes(data[at : at + 8], "little") if at >= 0 else 0
+            for at in (task.name, task.coro, task.waiter, task.callback0, task.awaited_by)
         )
-        return _Raw(name, coroutine, waiter)
+        is_set = bool(awaited_by and data[task.awaited_by_is_set])
+        return _Raw(address, name, coroutine, waiter, callback, awaited_by, is_set)
 
     def _python_task(self, address: int) -> _Raw | None:
         """A task that keeps its parts in its instance dictionary; None for one that is done, and for None itself."""
@@ -245,7 +162,7 @@ class Tasks:
         # A pending task may have no state of its own: that is its class's default.
         if state and objects.text(state) != "PENDING":
             return None
-        return _Raw(name or 0, coroutine, self._unless_none(waiter))
+        return _Raw(address, name or 0, coroutine, self._unless_none(waiter))
 
     def _unless_none(self, address: int | None) -> int:
         return address if address and self._type_of(address) != "NoneType" else 0
@@ -271,6 +188,7 @@ class Tasks:
                 frames,
                 waiting_on,
                 chain.whole,
+                one.address,
             )
 
     @staticmethod

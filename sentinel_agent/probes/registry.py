@@ -6,10 +6,11 @@ returns a `Probe`. One that raises is counted and shown; it stops neither the ag
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -114,7 +115,11 @@ class _Guarded:
     def _checked(self, item: object, now: Moment) -> Reading:
         if not isinstance(item, Reading) or item.metric not in self.metrics:
             raise TypeError(f"a probe of {', '.join(self.metrics)} answered {item!r:.100}")
-        return item if item.value is None else reading(item.metric, now, float(item.value))
+        if item.value is None:
+            return item
+        # A probe may give what it read at an earlier tick, and says how late that is; never less late than the tick.
+        late = max(now.late, item.late) if math.isfinite(item.late) else now.late
+        return reading(item.metric, replace(now, late=late), float(item.value))
 
 
 @dataclass(frozen=True, slots=True)

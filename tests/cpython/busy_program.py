@@ -1,4 +1,4 @@
-"""A target that never stands still. Which function calls which it learns first, from `sys.setprofile`, and writes down.
+"""A target that never stands still. Which function calls which, from which line, it learns first (`sys.setprofile`) and writes down.
 
 busy_program.py sync|threads|asyncio SECONDS
 """
@@ -23,7 +23,7 @@ def place(frame):
 
 def note(frame, event, argument):
     if event == "call" and frame.f_back is not None:
-        EDGES.add((place(frame.f_back), place(frame)))
+        EDGES.add((place(frame.f_back), frame.f_back.f_lineno, place(frame)))
 
 
 def leaf(n):

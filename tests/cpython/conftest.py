@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.needs import missing
+
 PROGRAM = Path(__file__).with_name("target_program.py")
 BUSY_PROGRAM = str(Path(__file__).with_name("busy_program.py"))
 READABLE = (8, 9, 10, 11, 12, 13, 14, 15)
@@ -72,7 +74,20 @@ def within(python: Path, program: Path) -> str:
     if not python.is_relative_to(UNPACKED):
         return str(program)
     shutil.copyfile(program, UNPACKED / "root" / "tmp" / program.name)
-    return f"/tmp/{program.name}"  # noqa: S108 - not ours, the target's
+    return f"/tmp/{program.name}"
+
+
+def packages_of(python: Path) -> str:
+    """Where `python` finds the packages that were fetched for it, by its own path; skips, or fails in CI, where they were not."""
+    version = python.name.removeprefix("python")
+    inside = python.is_relative_to(UNPACKED)
+    folder = f"/usr/local/lib/{python.name}/dist-packages" if inside else str(UNPACKED / "site" / version)
+    there = Path(f"{UNPACKED / 'root'}{folder}") if inside else Path(folder)
+    if not there.exists():
+        missing(
+            f"no packages were fetched for {python.name}; `make unit` fetches them (tools/interpreters.sh)"
+        )
+    return folder
 
 
 class Target:
@@ -98,7 +113,8 @@ def start_target() -> Iterator[StartTarget]:
     def start(python: Path, *arguments: str) -> Target:
         program, *rest = arguments if arguments[0] in ("-c", BUSY_PROGRAM) else (str(PROGRAM), *arguments)
         command = [str(python), program if program == "-c" else within(python, Path(program)), *rest]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        environment = os.environ | {"PYTHONPATH": packages_of(python)} if "uvloop" in rest else None
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         running.append(process)
         return Target(process)
 

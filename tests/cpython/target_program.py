@@ -9,6 +9,7 @@ Truth comes from the interpreter itself: `sys._current_frames()`, `asyncio.all_t
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import gc
 import json
@@ -20,6 +21,7 @@ import time
 GATE = threading.Lock()
 GATE.acquire()
 LOOPS = []
+FOREIGN = []  # tasks that are not of the C type
 DEPTH = 500
 
 
@@ -94,6 +96,12 @@ def unwinding():
         keep = None
 
 
+def c_extension():
+    """C code that calls back: libc's qsort, through ctypes."""
+    compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(lambda one, other: hold())
+    ctypes.CDLL(None).qsort(ctypes.create_string_buffer(b"ba"), 2, 1, compare)
+
+
 def many_threads():
     scenes = [plain, sorted_with_key, unwinding, Builder, functools.partial(recursion, 40)]
     for i in range(20):
@@ -141,6 +149,12 @@ async def awaits_many(tasks):
     await asyncio.gather(*tasks)
 
 
+async def in_group(event):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(nested(2, event))
+        group.create_task(nested(3, event), name="in the group")
+
+
 async def not_started():
     pass
 
@@ -168,6 +182,14 @@ async def make_tasks(count=100, block=True):
     tasks.append(OwnTask(through_agen(event), loop=loop))
     tasks.append(asyncio.tasks._PyTask(through_awaitable(event), loop=loop))
     tasks.append(asyncio.tasks._PyTask(awaits_task(tasks[-1]), loop=loop))
+    FOREIGN.extend(tasks[-2:])
+    if sys.version_info >= (3, 14):
+        # One that the C module was asked to register, as a task of another library's making would be.
+        FOREIGN.append(asyncio.tasks._PyTask(through_agen(event), loop=loop))
+        asyncio.tasks._py_unregister_task(FOREIGN[-1])
+        asyncio.tasks._c_register_task(FOREIGN[-1])
+    if hasattr(asyncio, "TaskGroup"):
+        tasks.append(loop.create_task(in_group(event)))
     if sys.version_info >= (3, 12):
         tasks.append(asyncio.Task(through_agen(event), loop=loop, eager_start=True))
     done = asyncio.create_task(finishes())
@@ -186,6 +208,24 @@ def run_loop(block=True):
     asyncio.run(make_tasks(block=block))
 
 
+async def make_many(count=10_000):
+    loop = asyncio.get_running_loop()
+    LOOPS.append(loop)
+    event = asyncio.Event()
+    kept = [loop.create_task(nested(i % 3, event)) for i in range(count)]
+    await asyncio.sleep(0.01)
+    loop.call_soon(hold)
+    await asyncio.wait(kept)
+
+
+def on_uvloop():
+    import uvloop  # noqa: PLC0415 - in that scene's interpreters only
+
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(make_tasks())
+
+
 def several_loops():
     for _ in range(3):
         threading.Thread(target=run_loop, daemon=True).start()
@@ -198,11 +238,14 @@ SCENES = {
     "sorted_with_key": sorted_with_key,
     "generators": generators,
     "unwinding": unwinding,
+    "c_extension": c_extension,
     "threads": many_threads,
     "nested": lambda: asyncio.run(nested_running()),
     "tasks": run_loop,
     "running_task": lambda: run_loop(block=False),
     "loops": several_loops,
+    "uvloop": on_uvloop,
+    "many_tasks": lambda: asyncio.run(make_many()),
 }
 QUIET_THREADS = {"threads": 21, "loops": 4}
 
@@ -275,13 +318,37 @@ def waiting_on(task):
     return type(future).__name__
 
 
+def awaiters(known):
+    """By task, who waits for it: what CPython keeps of it from 3.14 on, and what the tasks that wait tell of themselves."""
+    found = {task: set(getattr(task, "_asyncio_awaited_by", None) or ()) for task in known}
+    for task in known:
+        future = task._fut_waiter
+        for child in (future, *getattr(future, "_children", ())):
+            if child in known:
+                found[child].add(task)
+        if sys.version_info < (3, 14):
+            for callback, _ in task._callbacks or ():
+                parent = getattr(getattr(callback, "__self__", None), "_parent_task", None)
+                found[task] |= {parent} if parent else set()
+    return {task: sorted(other.get_name() for other in who & known) for task, who in found.items()}
+
+
 def tasks(current):
     found = []
     for loop in LOOPS:
-        for task in asyncio.all_tasks(loop):
+        # From 3.14 on this is the C module's function, which does not see the tasks that are Python's own.
+        known = asyncio.all_tasks(loop) | getattr(asyncio.tasks, "_py_all_tasks", asyncio.all_tasks)(loop)
+        who = awaiters(known)
+        for task in known:
             coroutine = task.get_coro()
             found.append(
-                [task.get_name(), coroutine.__qualname__, await_chain(coroutine, current), waiting_on(task)]
+                [
+                    task.get_name(),
+                    coroutine.__qualname__,
+                    await_chain(coroutine, current),
+                    waiting_on(task),
+                    who[task],
+                ]
             )
     return found
 
@@ -296,6 +363,7 @@ def truth():
         "stacks": stacks,
         "threads": threads,
         "tasks": tasks(current),
+        "foreign": len(FOREIGN),
     }
 
 

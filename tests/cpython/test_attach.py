@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate
+from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate, locate_section
 from sentinel_agent.cpython.frames import fields
-from sentinel_agent.cpython.layouts import COOKIE, layout_of
+from sentinel_agent.cpython.layouts import COOKIE, TASK_OFFSETS_SIZE, layout_of, told_of_tasks
+from sentinel_agent.cpython.layouts import MINORS as LAYOUT_MINORS
 from sentinel_agent.cpython.memory import ImageMemory, ProcessMemory, UnreadableError
 from sentinel_agent.cpython.process import Interpreter, choose_layout, open_process
 from sentinel_agent.cpython.threads import host_ids
 from sentinel_agent.errors import NoSuchTargetError, NotPermittedError
-from tests.cpython.conftest import MINORS, python_of
+from tests import needs
+from tests.cpython.conftest import MINORS, PROGRAM, UNPACKED, python_of, within
+from tests.needs import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,8 +138,9 @@ def test_a_newer_or_free_threaded_cpython_is_refused() -> None:
     """From their `_Py_DebugOffsets`, before anything else of them is read."""
     place = Location(4096, None, "python3", None)
     for version, free_threaded, message in (
-        (0x030E00F0, 0, "3.14"),
-        (0x030D00F0, 1, "free-threaded"),
+        (0x031000F0, 0, "3.16"),
+        (0x030D00F0, 1, "free-threaded CPython 3.13"),
+        (0x030E00F0, 1, "free-threaded CPython 3.14"),
         (0x040000F0, 0, "CPython 3"),
     ):
         head = COOKIE + version.to_bytes(8, "little") + free_threaded.to_bytes(8, "little")
@@ -150,7 +155,7 @@ def test_the_layout_of_another_minor_is_refused(python: Path, start_target: Star
     target = start_target(python, "tasks")
     runtime = locate(Path("/proc", str(target.pid))).runtime
     right = open_process(target.pid).layout.minor
-    for minor in set(range(8, 14)) - {right}:
+    for minor in set(LAYOUT_MINORS) - {right}:
         with pytest.raises((UnsupportedTargetError, UnreadableError)):
             Interpreter(ProcessMemory(target.pid), layout_of(minor), runtime)
 
@@ -203,6 +208,79 @@ def test_thread_ids_of_another_pid_namespace_are_mapped(tmp_path: Path) -> None:
     assert host_ids(tmp_path) == {}
 
 
+def unpacked(minor: int) -> Path:
+    """An interpreter in a root directory of its own; skipped where there is none, failed in CI."""
+    python = python_of(minor) if minor in MINORS else None
+    if python is None or not python.is_relative_to(UNPACKED):
+        missing(
+            f"no python3.{minor} in a root directory of its own; `make unit` as root on Debian unpacks one"
+        )
+    return python
+
+
+@pytest.mark.parametrize("minor", [14, 15])
+def test_a_target_in_namespaces_of_its_own_is_read(minor: int) -> None:
+    """Other mounts and other process ids, as in a container: stacks, tasks, and thread ids as our own /proc has them."""
+    python = unpacked(minor)
+    program, root = within(python, PROGRAM), UNPACKED / "root"
+    inside = f"mount --bind {root} {root} && cd {root} && mkdir -p old && pivot_root . old && "
+    inside += f"exec /usr/bin/python3.{minor} {program} tasks"
+    command = [needs.program("unshare"), "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inside]
+    outer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert outer.stdout
+        truth = json.loads(outer.stdout.readline())
+        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        reader = open_process(int(children[0]))
+        assert [thread.kind for thread in reader.stacks()] == ["whole", "whole"]
+        tasks = {task.name for task in Path("/proc", children[0], "task").iterdir()}
+        assert {str(view.native_id) for view in reader.stacks()} == tasks
+        assert min(native for _, native in truth["threads"].values()) == 1, (
+            "as its own namespace numbers them"
+        )
+        assert len(reader.tasks().tasks) == len(truth["tasks"])
+    finally:
+        outer.kill()
+        outer.communicate(timeout=10)
+
+
+def test_a_shared_libpython_without_symbols_is_read(start_target: StartTarget) -> None:
+    """A program that embeds Debian's stripped libpython3.15, in another root directory: the module's section is in that library too."""
+    compiler, python, root = needs.program("cc"), unpacked(15), UNPACKED / "root"
+    source, library = root / "tmp" / "embeds.c", root / "usr/lib/x86_64-linux-gnu/libpython3.15.so.1.0"
+    if not library.exists():
+        missing(f"{library} is not there: this machine is no x86-64")
+    source.write_text(
+        "int Py_BytesMain(int, char **); int main(int n, char **a) { return Py_BytesMain(n, a); }\n"
+    )
+    binary, shared = root / "usr/bin/embeds", python.with_name("embeds")
+    flags = ["-Wl,--allow-shlib-undefined", "-Wl,-s"]
+    subprocess.run([compiler, "-o", binary, source, library, *flags], check=True)
+    shared.write_text(python.read_text().replace("/usr/bin/python3.15", "/usr/bin/embeds"))
+    shared.chmod(0o755)
+    target = start_target(shared, "tasks")
+    reader = open_process(target.pid)
+    assert "libpython3.15" in locate(Path("/proc", str(target.pid))).file
+    assert locate_section(Path("/proc", str(target.pid)), ".AsyncioDebug", "_asyncio.") is not None
+    assert len(reader.tasks().tasks) == len(target.truth["tasks"])
+
+
+@pytest.mark.parametrize("minor", [minor for minor in MINORS if minor >= 14])
+def test_what_the_module_tells_of_its_structs_is_found(start_target: StartTarget, minor: int) -> None:
+    """`.AsyncioDebug` is in the extension module or in what it is linked into, and says what the table says."""
+    target = start_target(python_of(minor), "tasks")
+    address = locate_section(Path("/proc", str(target.pid)), ".AsyncioDebug", "_asyncio.")
+    assert address is not None
+    told = ProcessMemory(target.pid).read(address, TASK_OFFSETS_SIZE)
+    assert told is not None
+    reader = open_process(target.pid)
+    assert told_of_tasks(reader.layout, told) == reader.layout
+    wrong = bytearray(told)
+    wrong[40:48] = (8).to_bytes(8, "little")
+    with pytest.raises(UnsupportedTargetError, match=r"task\.coro at 8"):
+        told_of_tasks(reader.layout, bytes(wrong))
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="the generator needs a C compiler")
 def test_the_generator_makes_the_table_that_is_kept(python: Path) -> None:
     """For the micro release that a table came from, the generator gives the same numbers."""
@@ -213,8 +291,14 @@ def test_the_generator_makes_the_table_that_is_kept(python: Path) -> None:
         check=True,
     ).stdout.strip()
     kept = layout_of(int(version.split(".")[1]))
+    root = UNPACKED / "root" if python.is_relative_to(UNPACKED) else Path("/")
+    if root != Path("/") and not (root / "usr/include" / python.name / "Python.h").exists():
+        pytest.skip(
+            "Debian's headers and debug builds are too large to be fetched for this; see the generator"
+        )
     if kept.generated_from != version:
         pytest.skip(f"the table is from {kept.generated_from}, this interpreter is {version}")
-    code = f"import json, runpy; from pathlib import Path; print(json.dumps(runpy.run_path({str(GENERATOR)!r})['table'](Path({str(python)!r}))))"
+    inside = str(python) if root == Path("/") else f"/usr/bin/{python.name}"
+    code = f"import json, runpy; from pathlib import Path; print(json.dumps(runpy.run_path({str(GENERATOR)!r})['table'](Path({inside!r}), Path({str(root)!r}))))"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout
     assert msgspec.json.decode(made, type=type(kept)) == kept

@@ -47,7 +47,7 @@ def test_lines_are_those_of_the_interpreter(python: Path) -> None:
             assert code.at(start).line == line
 
 
-@given(st.binary(max_size=300), st.integers(8, 13), st.integers(-(2**31), 2**31))
+@given(st.binary(max_size=300), st.integers(8, 15), st.integers(-(2**31), 2**31))
 def test_any_table_decodes_in_bounds(table: bytes, minor: int, first_line: int) -> None:
     """Damaged tables give at most one stretch per byte, in rising order."""
     starts = [start for start, _ in decode_lines(table, first_line, minor)]

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sentinel_agent.cpython.layouts import MINORS as LAYOUT_MINORS
 from sentinel_agent.cpython.process import Interpreter, ThreadView, open_process
 
 if TYPE_CHECKING:
     from tests.cpython.conftest import StartTarget, Target
 
 SCENES = ["plain", "recursion", "sorted_with_key", "generators", "unwinding", "threads", "nested"]
-TASK_SCENES = ["tasks", "running_task", "loops"]
+SCENES += ["c_extension"]
+TASK_SCENES = ["tasks", "running_task", "loops", "many_tasks", "uvloop"]
 
 
 def quiet_threads(target: Target, views: list[ThreadView]) -> dict[str, ThreadView]:
@@ -41,7 +43,17 @@ def assert_stacks_are_true(target: Target, reader: Interpreter) -> None:
 def assert_tasks_are_true(target: Target, reader: Interpreter) -> None:
     dump = reader.tasks()
     assert (dump.unreadable, dump.truncated) == (0, False)
-    found = [[task.name, task.coroutine, places(task.frames), task.waiting_on] for task in dump.tasks]
+    names = {task.id: task.name for task in dump.tasks}
+    found = [
+        [
+            task.name,
+            task.coroutine,
+            places(task.frames),
+            task.waiting_on,
+            sorted(names[awaiter] for awaiter in task.awaited_by),
+        ]
+        for task in dump.tasks
+    ]
     assert sorted(found, key=repr) == sorted(target.truth["tasks"], key=repr)
     assert all(task.whole for task in dump.tasks)
     assert (reader.task_count() or 0) >= dump.count
@@ -115,7 +127,7 @@ def test_a_system_interpreter_can_be_read(start_target: StartTarget) -> None:
     minor = subprocess.run(
         [system, "-c", "import sys; print(sys.version_info[1])"], capture_output=True, check=True, text=True
     )
-    if int(minor.stdout) not in range(8, 14):
+    if int(minor.stdout) not in LAYOUT_MINORS:
         pytest.skip(f"/usr/bin/python3 is 3.{minor.stdout.strip()}")
     for scene in ("generators", "tasks"):
         target = start_target(system, scene)

@@ -130,6 +130,16 @@ def test_nonsense_from_a_plugin_is_an_error(answer: Any, monkeypatch: pytest.Mon
         assert reading.error or isinstance(reading.value, float)
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"), [(7.5, 7.5), (-3.0, 0.0), (float("inf"), 0.0), (float("nan"), 0.0)]
+)
+def test_how_late_a_value_is_may_be_said(said: float, kept: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that gives what it read at an earlier tick says so; nonsense leaves the lateness of the tick."""
+    monkeypatch.setattr(Answering, "answer", [Reading("queue", 1.0, 2.0, late=said)])
+    readings, _ = _read(_plugin("queue", "Answering"))
+    assert [reading.late for reading in readings] == [kept, kept]
+
+
 def test_infinite_values_and_endless_answers_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not-a-number is an error; of a long answer only the first 64 are taken."""
     monkeypatch.setattr(Answering, "answer", [Reading("queue", 1.0, float("nan"))] * 1000)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
-from sentinel_agent.probes.base import Moment
+import pytest
+
+from sentinel_agent.probes.base import Moment, Subject
 from sentinel_agent.probes.live import ATTEMPTS, LiveReader
 from sentinel_agent.probes.registry import build_probes, load_registry
+from sentinel_agent.probes.tasks import BUDGET, TasksProbe
 from sentinel_agent.target.identity import identify
 from tests.probes.subjects import target_of
 from tests.target.fakeproc import line, running, started, tell
@@ -88,3 +92,54 @@ def test_a_process_that_is_gone_is_not_tried_again() -> None:
         assert not reader.wanted
         reader.close()
         assert reader.why_not == "the process has ended"
+
+
+class _Walked:
+    """A reader of a target that has many tasks, of which each costs `cost` seconds to walk over."""
+
+    def __init__(self, tasks: int, cost: float) -> None:
+        self.tasks, self.cost = tasks, cost
+        self.spent = 0.0
+        self.task_steps = 0
+        self._reached = 0
+
+    def task_count(self, most: int) -> int | None:
+        self.task_steps = min(most, self.tasks - self._reached)
+        self.spent += self.task_steps * self.cost
+        self._reached += self.task_steps
+        if self._reached < self.tasks:
+            return None
+        self._reached = 0
+        return self.tasks
+
+
+def walked_probe(target: _Walked) -> TasksProbe:
+    """A probe of that target; its CPU clock is what the target's reading has cost."""
+    proc = SimpleNamespace(stat=lambda: SimpleNamespace(ended=False))
+    subject = SimpleNamespace(reader=SimpleNamespace(interpreter=target), proc=proc)
+    return TasksProbe(cast(Subject, subject), lambda: target.spent)
+
+
+@pytest.mark.parametrize("cost", [2e-7, 1e-6, 5e-6])
+@pytest.mark.parametrize("interval", [0.1, 1.0, 5.0])
+def test_counting_keeps_to_its_budget_however_many_tasks_there_are(cost: float, interval: float) -> None:
+    """A hundred thousand tasks cost no more CPU a second than BUDGET, once their cost is known."""
+    target = _Walked(100_000, cost)
+    probe = walked_probe(target)
+    probe.read(Moment(0.0, 0.0))
+    first, ticks = target.spent, 200
+    for tick in range(1, ticks + 1):
+        probe.read(Moment(tick * interval, tick * interval))
+    least = 500 * cost / interval  # some are always counted, so that a count ends
+    assert (target.spent - first) / (ticks * interval) <= max(BUDGET, least) * 1.001
+
+
+def test_between_two_counts_the_last_one_is_given_with_its_age() -> None:
+    """No reading before the first count is done; then at every tick, late by the time since it was."""
+    target = _Walked(5000, 1e-6)
+    probe = walked_probe(target)
+    seen: list[tuple[float, float] | None] = []
+    for tick in range(8):
+        readings = probe.read(Moment(float(tick), float(tick)))
+        seen += [(one.value or 0.0, one.late) for one in readings] or [None]
+    assert seen == [None, None, (5000, 0.0), (5000, 1.0), (5000, 2.0), (5000, 0.0), (5000, 1.0), (5000, 2.0)]

@@ -117,7 +117,10 @@ class Code(msgspec.Struct, frozen=True):
 
 
 class Objects(msgspec.Struct, frozen=True):
-    """Objects whose fixed parts have kept their names: object, type, bytes, int, tuple, list, weakref."""
+    """Objects whose fixed parts have kept their names: object, type, bytes, int, tuple, list, weakref, method, module.
+
+    `module_state` points to what a C module keeps of itself; it is needed from 3.14 on.
+    """
 
     ob_type: int
     ob_size: int
@@ -134,6 +137,8 @@ class Objects(msgspec.Struct, frozen=True):
     list_item: int
     weakref_object: int
     module_dict: int
+    method_self: int
+    module_state: int = ABSENT
 
 
 class Unicode(msgspec.Struct, frozen=True):
@@ -202,7 +207,8 @@ class Generator(msgspec.Struct, frozen=True):
 class Task(msgspec.Struct, frozen=True):
     """`TaskObj` and `FutureObj` of the C module `_asyncio`; the values of `state` have not changed since 3.7.
 
-    `awaited_by` is who waits for it, a set of them if `awaited_by_is_set`; `node` links the tasks of a thread. From 3.14 on.
+    From 3.14 on: `awaited_by` is who waits for it, a set of them if `awaited_by_is_set`; `node` links the tasks of a thread;
+    `foreign` and `foreign_eager` are the module's sets of tasks of other types, in its own state.
     """
 
     size: int
@@ -210,9 +216,12 @@ class Task(msgspec.Struct, frozen=True):
     coro: int
     name: int
     waiter: int
+    callback0: int
     awaited_by: int = ABSENT
     awaited_by_is_set: int = ABSENT
     node: int = ABSENT
+    foreign: int = ABSENT
+    foreign_eager: int = ABSENT
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -236,4 +245,4 @@ class Layout(msgspec.Struct, frozen=True):
     set: Set
     generator: Generator
     task: Task
-    debug_offsets: Mapping[str, int] = {}  # noqa: RUF012 - msgspec copies it
+    debug_offsets: Mapping[str, int] = {}
