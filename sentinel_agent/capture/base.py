@@ -58,7 +58,8 @@ class CapturePlan:
     and goes with whatever a failed capture leaves in it. It is cancelled after `deadline` seconds, and refused
     if its files are larger than `max_bytes` together. `series` gives the readings as they are when it is called,
     `recording` the stacks of the flight recorder, None where nothing is recorded. `tail` is how many seconds after
-    the trigger a capture of what is recorded anyway should wait for.
+    the trigger a capture of what is recorded anyway should wait for. `ended` is how the target ended, if it has: then
+    nothing can be read of it, and its pid may be another's.
     """
 
     target: Target
@@ -71,6 +72,7 @@ class CapturePlan:
     redact: bool = True
     recording: Callable[[], Awaitable[Recording | None]] | None = None
     tail: float = 0.0
+    ended: str | None = None
 
     @property
     def duration(self) -> float:

@@ -31,6 +31,7 @@ ATTEMPTS = 4
 _RETRY_AFTER = 0.01  # seconds; the target has moved on by then
 _LOOKS = 50
 _MAX_DUMP = 32 * 1024**2
+_LAST_SECONDS = 1.0
 
 Natural = Annotated[int, Meta(ge=0)]
 
@@ -77,7 +78,7 @@ class _DumpedThread(msgspec.Struct):
 class StacksCapture:
     """All thread stacks: at this moment, and from before the trigger where the flight recorder has them.
 
-    `stacks.json` is the moment. With a recording, `stacks.pb.gz` and `stacks.speedscope.json` (the timeline) are of
+    `stacks.json` is the moment, or of a target that has ended the last look at it. With a recording, `stacks.pb.gz` and `stacks.speedscope.json` (the timeline) are of
     every thread over the recorder's window, `stacks.cpu.pb.gz` of those on a CPU, and `stacks.during.pb.gz` of the
     latter since the rule's condition became true; without one, `stacks.pb.gz` is of the moment. `look` reads the
     moment with the reader of our own; where it cannot, and with `pause`, py-spy does.
@@ -123,6 +124,8 @@ class StacksCapture:
             moment = error
         recording = await self._recorded(plan)
         if recording is not None:
+            if isinstance(moment, NoSuchTargetError):
+                files += await asyncio.to_thread(_write_last, plan, recording.wall)
             files += await asyncio.to_thread(_write_recording, plan, recording)
             lost += recording.wall.lost
             notes.append(f"{recording.coverage:.0%} of the time of the trigger is covered")
@@ -137,6 +140,9 @@ class StacksCapture:
         )
 
     async def _now(self, plan: CapturePlan) -> tuple[Stacks, int, float]:
+        if plan.ended:
+            raise NoSuchTargetError(f"process {plan.target.id.pid} has ended")
+        check_running(plan.target)
         if self._look is not None and not plan.spec.pause:
             try:
                 return await asyncio.to_thread(self._look, plan.target), 0, 0.0
@@ -240,6 +246,28 @@ def to_record(stacks: Stacks, *, start: float, lost: int = 0) -> ProfileRecord:
 def _write_moment(plan: CapturePlan, stacks: Stacks, now: float, lost: int) -> None:
     (plan.folder / "stacks.json").write_bytes(msgspec.json.encode(stacks))
     (plan.folder / "stacks.pb.gz").write_bytes(pprof.encode(to_record(stacks, start=now, lost=lost)))
+
+
+def _write_last(plan: CapturePlan, record: ProfileRecord) -> list[CapturedFile]:
+    """Each thread as it was last seen, if that was in the last second of the recording."""
+    last = {sample.thread: sample for sample in record.samples}  # in the order of their time, per thread
+    newest = max(sample.offset + sample.weight for sample in last.values())
+    threads = tuple(
+        ThreadStack(
+            native_id=record.threads[thread].native_id,
+            name=record.threads[thread].name,
+            state="running" if sample.on_cpu else "waiting",
+            gil=None,
+            frames=tuple(
+                StackFrame(frame.function, frame.file, frame.line)
+                for frame in (record.frames[number] for number in sample.stack)
+            ),
+        )
+        for thread, sample in last.items()
+        if sample.offset + sample.weight > newest - _LAST_SECONDS
+    )
+    (plan.folder / "stacks.json").write_bytes(msgspec.json.encode(Stacks(threads)))
+    return [CapturedFile("stacks.json", "stacks", "json")]
 
 
 def _write_recording(plan: CapturePlan, recording: Recording) -> list[CapturedFile]:

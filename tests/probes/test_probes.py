@@ -18,6 +18,7 @@ from sentinel_agent.probes.cpu import CpuProbe, process_clock
 from sentinel_agent.probes.fds import FdsProbe
 from sentinel_agent.probes.live import LiveReader
 from sentinel_agent.probes.memory import MemoryProbe
+from sentinel_agent.probes.oom import OomCount
 from sentinel_agent.probes.registry import BUILT_IN, build_probes, load_registry
 from sentinel_agent.probes.storage import StorageProbe, WaitProbe
 from sentinel_agent.probes.switches import SwitchesProbe
@@ -44,7 +45,9 @@ def moment(seconds: float | None = None) -> Moment:
 def subject_of(proc: ProcDir) -> Subject:
     limits = Limits(cpu_cores=2.0, cpu_source="", memory=GIB, memory_source="")
     target = target_of(proc.pid, proc.root)
-    return Subject(target, proc, LiveReader(target.id, proc.root), lambda _: limits)
+    return Subject(
+        target, proc, LiveReader(target.id, proc.root), lambda _: limits, OomCount(lambda _: limits)
+    )
 
 
 def values(probe: Probe, now: Moment) -> dict[str, float]:
