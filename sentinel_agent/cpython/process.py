@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sentinel_agent.cpython.code import CodeCache, Frame
+from sentinel_agent.cpython.collector import Collector
 from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate
 from sentinel_agent.cpython.layouts import debug_version, layout_of, told_by_target
+from sentinel_agent.cpython.loops import Loops
 from sentinel_agent.cpython.memory import Memory, ProcessMemory, UnreadableError, must_read
 from sentinel_agent.cpython.modules import Modules
 from sentinel_agent.cpython.objects import Objects
@@ -24,8 +26,10 @@ from sentinel_agent.cpython.tasks import TaskDump, Tasks
 from sentinel_agent.cpython.threads import ThreadFacts, Threads, ThreadStack, host_ids, kernel_state
 
 if TYPE_CHECKING:
+    from sentinel_agent.cpython.collector import CollectorState
     from sentinel_agent.cpython.frames import Kind, Stack
     from sentinel_agent.cpython.layouts.model import Layout
+    from sentinel_agent.cpython.loops import Doing
     from sentinel_agent.cpython.threads import KernelState
 
 REVALIDATE_EVERY = 64
@@ -67,6 +71,8 @@ class Interpreter:
         self._threads = Threads(self._objects, self._codes, runtime)
         self._modules = Modules(self._objects, self._threads)
         self._tasks = Tasks(self._objects, self._codes, self._modules)
+        self._loops = Loops(self._objects)
+        self._collector: Collector | None = None
         self._samples = 0
         self._host_ids: dict[int, int] | None = None
         self.version = self._check()
@@ -121,6 +127,25 @@ class Interpreter:
             UnreadableError: the registry of tasks cannot be read.
         """
         return self._tasks.dump(self.sample(), most)
+
+    def loop(self, thread: ThreadStack) -> Doing:
+        """What the event loop of a thread does, whose stack was read just now; two small reads if it is in a callback.
+
+        Raises:
+            NoSuchTargetError: the target has ended.
+        """
+        return self._loops.doing(thread.stack)
+
+    def collector(self) -> CollectorState:
+        """What the garbage collector of the main interpreter has done and does.
+
+        Raises:
+            UnreadableError: it cannot be read.
+        """
+        if self._collector is None:
+            home = self.runtime if self.layout.minor == 8 else self._threads.interpreters()[-1]
+            self._collector = Collector(self.memory, self.layout, home + self.layout.gc.state)
+        return self._collector.read()
 
     def _host_id(self, native_id: int | None) -> int | None:
         """A thread id as our pid namespace numbers it."""

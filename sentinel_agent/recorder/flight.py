@@ -90,6 +90,7 @@ class Flight:
         except UnreadableError:
             self.ring.put(Tick(wall, monotonic, period, (), failed=1, late=late))
             return True
+        self._reader.pulse.see(interpreter, threads, monotonic)
         self._learn(interpreter, threads, monotonic)
         samples = [
             self._sample_of(thread) for thread in threads[:MAX_THREADS] if thread.stack.kind != "failed"

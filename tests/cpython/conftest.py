@@ -72,7 +72,7 @@ def within(python: Path, program: Path) -> str:
     if not python.is_relative_to(UNPACKED):
         return str(program)
     shutil.copyfile(program, UNPACKED / "root" / "tmp" / program.name)
-    return f"/tmp/{program.name}"  # noqa: S108 - not ours, the target's
+    return f"/tmp/{program.name}"
 
 
 class Target:
@@ -96,7 +96,8 @@ def start_target() -> Iterator[StartTarget]:
     running: list[subprocess.Popen[bytes]] = []
 
     def start(python: Path, *arguments: str) -> Target:
-        program, *rest = arguments if arguments[0] in ("-c", BUSY_PROGRAM) else (str(PROGRAM), *arguments)
+        other = arguments[0] == "-c" or arguments[0].endswith(".py")
+        program, *rest = arguments if other else (str(PROGRAM), *arguments)
         command = [str(python), program if program == "-c" else within(python, Path(program)), *rest]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         running.append(process)

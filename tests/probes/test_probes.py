@@ -423,7 +423,11 @@ def test_all_probes_of_this_process_agree_with_its_own_account() -> None:
     used = end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
     assert first["cpu"].value is not None
     assert second["cpu"].value == pytest.approx(used * 100, abs=1.5)
-    assert {metric for metric, reading in second.items() if reading.error} <= {"io_wait"}
+    assert {metric for metric, reading in second.items() if reading.error} <= {
+        "io_wait",
+        "loop_stall",  # the recorder takes no looks here
+        "gc_pause",
+    }
 
 
 def test_limits_view_gives_the_host_of_a_real_process() -> None:
