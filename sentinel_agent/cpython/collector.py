@@ -50,18 +50,25 @@ class Collector:
         self._gc = layout.gc
         self._at = address
 
+    def idle(self) -> bool:
+        """Whether it is surely not collecting: the cheapest of looks."""
+        return self._memory.read(self._at + self._gc.collecting, 4) == bytes(4)
+
     def read(self) -> CollectorState:
-        """One look; a single reading call (two from 3.15 on).
+        """One look; a single reading call (three from 3.15 on). The flag is read last.
+
+        So a collection that is under way has the count that it will have until it ends, or an older one.
 
         Raises:
             UnreadableError: it cannot be read, or is not what a collector has.
         """
         gc = self._gc
         if gc.old >= 0:
-            collecting, pointer = self._read((gc.collecting, 4), (gc.stats, 8))
+            (pointer,) = self._read((gc.stats, 8))
             items = self._newest(int.from_bytes(pointer, "little"))
+            (collecting,) = self._read((gc.collecting, 4))
         else:
-            collecting, stats = self._read((gc.collecting, 4), (gc.stats, GENERATIONS * gc.stats_size))
+            stats, collecting = self._read((gc.stats, GENERATIONS * gc.stats_size), (gc.collecting, 4))
             items = [stats[number * gc.stats_size :] for number in range(GENERATIONS)]
         flag = int.from_bytes(collecting, "little")
         generations = tuple(self._generation(item) for item in items)

@@ -14,7 +14,9 @@ import struct
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sentinel_agent.cpython.code import TORN, Code
+from sentinel_agent.cpython.frames import fields
 from sentinel_agent.cpython.memory import UnreadableError
+from sentinel_agent.errors import TargetError
 
 if TYPE_CHECKING:
     from sentinel_agent.cpython.code import Frame
@@ -37,10 +39,10 @@ Doing = Callback | Literal["waiting", "unknown", "opaque"] | None
 
 
 class _RunOnce(NamedTuple):
-    """Where two locals of `_run_once` lie in its frame, in bytes."""
+    """What is read of a frame of `_run_once`, from its instruction on: that, `end_time` and `i`. `end` is where it ends."""
 
-    end_time: int
-    number: int
+    form: struct.Struct
+    end: int
 
 
 _Kind = _RunOnce | Literal["handle", "runner", "changed"] | None
@@ -52,7 +54,6 @@ class Loops:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._kinds: dict[Code, _Kind] = {}
-        self._instruction = struct.Struct("<Q" if objects.layout.minor >= 11 else "<i")
 
     def doing(self, stack: Stack) -> Doing:
         """What the loop whose thread has this stack does; of loops in loops, the outermost."""
@@ -89,11 +90,11 @@ class Loops:
             return None
         try:
             return self._locals_of(code)
-        except (UnreadableError, ValueError):
+        except (TargetError, ValueError):
             return "changed"
 
     def _locals_of(self, code: Code) -> _RunOnce:
-        """Raises UnreadableError, or ValueError for a function that has no such locals."""
+        """Raises TargetError, or ValueError for a function that has no such locals."""
         objects, layout = self._objects, self._objects.layout
         names = objects.word(code.address + layout.code.localnames)
         count = objects.word(names + layout.objects.ob_size)
@@ -101,34 +102,41 @@ class Loops:
             raise UnreadableError(f"a function of {count} locals at {code.address:#x}")
         first = names + layout.objects.tuple_item
         texts = objects.texts([objects.word(first + 8 * number) for number in range(count)])
-        at = layout.frame.localsplus
-        return _RunOnce(at + 8 * texts.index("end_time"), at + 8 * texts.index("i"))
+        places = [layout.frame.localsplus + 8 * texts.index(name) for name in ("end_time", "i")]
+        # The loop's clock is assigned before the number, in the code and so in the frame, whose locals are in that order.
+        at = layout.frame.instr
+        letter = "Q" if layout.minor >= 11 else "i"
+        form = fields((0, letter), (places[0] - at, "Q"), (places[1] - at, "Q"))
+        return _RunOnce(form, at + form.size)
 
     def _callback(self, address: int, frame: Frame, places: _RunOnce) -> Callback | Literal["unknown"]:
         """Read which callback it is.
 
-        The pointers and the instruction are read before and after what they point to. In this order, and with the
-        instruction still at the call: what is put together from two rounds is a callback that never comes again.
+        The frame is read before and after what its locals point to, and must be the same, still at the call. What could be
+        put together from two rounds in spite of that is the clock of the older one: a callback that never comes again.
         """
         layout, memory = self._objects.layout, self._objects.memory
-        words = [
-            (address + places.end_time, 8),
-            (address + places.number, 8),
-            (address + layout.frame.instr, self._instruction.size),
-        ]
-        before = memory.read_many(words)
-        if before[0] is None or before[1] is None or before[2] is None:
+        start = address + layout.frame.instr
+        span = (start, places.end - layout.frame.instr)
+        before = memory.read(*span)
+        if before is None:
             return "unknown"
+        instruction, end_time, number = places.form.unpack(before)
         tags = ~layout.frame.tag_bits
-        end_time, number = (int.from_bytes(word, "little") & tags for word in (before[0], before[1]))
-        (value,) = memory.read_many([(end_time + layout.objects.float_value, 8)])
-        (count,) = self._objects.integers([number])
-        if value is None or count is None or memory.read_many(words) != before:
-            return "unknown"
-        (instruction,) = self._instruction.unpack(before[2])
-        lasti = (
-            instruction - frame.code.bytecode
-            if layout.minor >= 11
-            else instruction * (2 if layout.minor == 10 else 1)
+        value, count, after = memory.read_many(
+            [
+                ((end_time & tags) + layout.objects.float_value, 8),
+                (number & tags, layout.objects.int_digits + 8),
+                span,
+            ]
         )
-        return Callback(struct.unpack("<d", value)[0], count) if lasti == frame.lasti else "unknown"
+        if value is None or count is None or after != before:
+            return "unknown"
+        if layout.minor >= 11:
+            lasti = instruction - frame.code.bytecode
+        else:
+            lasti = instruction * (2 if layout.minor == 10 else 1)
+        index = self._objects.small_integer(count)
+        if lasti != frame.lasti or index is None:
+            return "unknown"
+        return Callback(struct.unpack("<d", value)[0], index)

@@ -26,7 +26,6 @@ from sentinel_agent.cpython.tasks import TaskDump, Tasks
 from sentinel_agent.cpython.threads import ThreadFacts, Threads, ThreadStack, host_ids, kernel_state
 
 if TYPE_CHECKING:
-    from sentinel_agent.cpython.collector import CollectorState
     from sentinel_agent.cpython.frames import Kind, Stack
     from sentinel_agent.cpython.layouts.model import Layout
     from sentinel_agent.cpython.loops import Doing
@@ -136,16 +135,16 @@ class Interpreter:
         """
         return self._loops.doing(thread.stack)
 
-    def collector(self) -> CollectorState:
-        """What the garbage collector of the main interpreter has done and does.
+    def collector(self) -> Collector:
+        """The garbage collector of the main interpreter.
 
         Raises:
-            UnreadableError: it cannot be read.
+            UnreadableError: the list of interpreters cannot be read.
         """
         if self._collector is None:
             home = self.runtime if self.layout.minor == 8 else self._threads.interpreters()[-1]
             self._collector = Collector(self.memory, self.layout, home + self.layout.gc.state)
-        return self._collector.read()
+        return self._collector
 
     def _host_id(self, native_id: int | None) -> int | None:
         """A thread id as our pid namespace numbers it."""

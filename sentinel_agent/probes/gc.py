@@ -33,7 +33,7 @@ class GcProbe:
 
     def _measure(self) -> dict[str, float]:
         interpreter = self._reader.interpreter
-        state = interpreter.collector() if interpreter else None
+        state = interpreter.collector().read() if interpreter else None
         if self._proc.stat().ended:  # looked at last: what was read was not another process's memory
             raise ProcessLookupError
         if state is None:

@@ -15,7 +15,7 @@ from sentinel_agent.cpython.memory import UnreadableError
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from sentinel_agent.cpython.collector import CollectorState
+    from sentinel_agent.cpython.collector import Collector
     from sentinel_agent.cpython.loops import Doing
     from sentinel_agent.cpython.process import Interpreter
     from sentinel_agent.cpython.threads import ThreadStack
@@ -76,11 +76,9 @@ class Pulse:
             self._see_loop(thread.id, interpreter.loop(thread), now)
         self._stalls.keep({thread.id for thread in threads})
         try:
-            state = interpreter.collector()
+            self._see_collector(interpreter.collector(), now)
         except UnreadableError as error:
             self._unreadable = error.message
-        else:
-            self._see_collector(state, now)
 
     def _see_loop(self, thread: int, doing: Doing, now: float) -> None:
         if doing is None:
@@ -93,10 +91,11 @@ class Pulse:
         elif doing == "waiting":
             self._stalls.see(thread, None, now)
 
-    def _see_collector(self, state: CollectorState, now: float) -> None:
+    def _see_collector(self, collector: Collector, now: float) -> None:
         """A collection counts when it ends: while the count stands still it is the same one."""
+        state = None if collector.idle() else collector.read()
         self._collector_looks += 1
-        self._collections.see(0, state.collections if state.collecting else None, now)
+        self._collections.see(0, state.collections if state and state.collecting else None, now)
 
     def stall(self) -> float | str | None:
         """Seconds of the longest stall since this was last asked; why it is not known; None where no loop runs."""

@@ -87,7 +87,7 @@ def test_the_collector_counts_as_the_target_does(python: Path, start_target: Sta
     """At a quiet point what is read equals `gc.get_stats()`, generation by generation."""
     watch = Watch(start_target(python, PROGRAM))
     own = watch.during("stats")
-    state = watch.interpreter.collector()
+    state = watch.interpreter.collector().read()
     assert not state.collecting
     assert [
         {"collections": one.collections, "collected": one.collected, "uncollectable": one.uncollectable}
