@@ -176,6 +176,7 @@ class CaptureRunner:
             recording=order.recording,
             tail=0.0 if order.ended else spec.duration or 0.0,
             ended=order.ended,
+            max_pause=settings.max_pause,
         )
 
     @asynccontextmanager

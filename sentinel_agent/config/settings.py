@@ -111,6 +111,14 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile_rate: Annotated[
         int, Meta(ge=1, le=1000, description="samples a second of a profile that names no `rate` itself")
     ] = 100
+    max_pause: Annotated[
+        Duration,
+        Meta(
+            gt=0,
+            le=5,
+            description="longest time that a capture with `pause: true` may stop its target at once",
+        ),
+    ] = 0.1
     cpu_max: Annotated[
         float, Meta(ge=0, description="no rule fires while `cpu` is at or over this many percent; 0: off")
     ] = 0.0

@@ -90,7 +90,10 @@ class Interpreter:
 
     def stacks(self) -> list[ThreadView]:
         """Every thread with its name, kernel state and stack. Raises as `sample` does."""
-        threads = self.sample()
+        return self.views(self.sample())
+
+    def views(self, threads: list[ThreadStack]) -> list[ThreadView]:
+        """The threads of a sample with their names and what the kernel says of them now. Raises as `sample` does."""
         facts = self.facts(threads)
         views = []
         for thread in threads:
@@ -215,8 +218,8 @@ class Interpreter:
         )
 
 
-def open_process(pid: int, root: Path = Path("/")) -> Interpreter:
-    """Find and check the CPython in process `pid`; `root` is where `proc` is mounted.
+def open_process(pid: int, root: Path = Path("/"), *, memory: Memory | None = None) -> Interpreter:
+    """Find and check the CPython in process `pid`; `root` is where `proc` is mounted, `memory` that of the process.
 
     Raises:
         NoSuchTargetError: there is no such process, or it is a zombie or a kernel thread.
@@ -226,7 +229,7 @@ def open_process(pid: int, root: Path = Path("/")) -> Interpreter:
     """
     proc = root / "proc" / str(pid)
     location = locate(proc)
-    memory = ProcessMemory(pid)
+    memory = memory or ProcessMemory(pid)
     return Interpreter(memory, choose_layout(memory, location), location.runtime, proc)
 
 
