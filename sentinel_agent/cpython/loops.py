@@ -34,8 +34,8 @@ class Callback(NamedTuple):
     number: int
 
 
-Doing = Callback | Literal["waiting", "unknown", "opaque"] | None
-"""`waiting`: in no callback; `unknown`: in one, but not in which; `opaque`: a loop that cannot be seen; None: no loop."""
+Doing = Callback | Literal["waiting", "unknown", "opaque", "opaque callback"] | None
+"""`waiting`: in no callback; `unknown`: in one, but not in which; `opaque`: of a loop that cannot be seen; None: no loop."""
 
 
 class _RunOnce(NamedTuple):
@@ -57,11 +57,11 @@ class Loops:
 
     def doing(self, stack: Stack) -> Doing:
         """What the loop whose thread has this stack does; of loops in loops, the outermost."""
-        frames, runner = stack.frames, False
+        frames, runner = stack.frames, -1
         for at in range(len(frames) - 1, -1, -1):
             kind = self._kind(frames[at].code)
             if kind == "runner":
-                runner = True
+                runner = at
             elif kind == "changed":
                 return "opaque"
             elif isinstance(kind, _RunOnce):
@@ -71,7 +71,9 @@ class Loops:
                 if above is None or self._kind(above.code) != "handle":
                     return "waiting"
                 return self._callback(stack.addresses[at], frames[at], kind)
-        return "opaque" if runner and TORN not in frames else None
+        if runner < 0 or TORN in frames:
+            return None
+        return "opaque callback" if runner else "opaque"
 
     def _kind(self, code: Code) -> _Kind:
         if code not in self._kinds:

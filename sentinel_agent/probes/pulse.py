@@ -1,5 +1,8 @@
 """What consecutive looks at a target tell that a single one does not: stalls of its event loops, pauses of its collector.
 
+Of a loop that shows nothing of itself, the kernel tells one thing: a thread that was asleep in a callback at both looks, and has
+used no CPU time between them, is still in it. So a call that blocks is seen there, and one that computes is not.
+
 Both are lower bounds, never overstated: the time between the first and the last look that saw one and the same callback, or one
 and the same collection. The resolution is one sampling period of the flight recorder, whose looks these are; what is
 shorter than that may be seen as 0.
@@ -13,7 +16,7 @@ from sentinel_agent.cpython.loops import Callback
 from sentinel_agent.cpython.memory import UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from sentinel_agent.cpython.collector import Collector
     from sentinel_agent.cpython.loops import Doing
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 NOT_RECORDED = (
     "no stack was recorded since the last reading: see recorder.enabled, and `doctor` for what can be read"
 )
-OPAQUE = "its event loop is not asyncio's own (uvloop is one in C): from outside one callback is not told from the next"
+OPAQUE = (
+    "its event loop is not asyncio's own (uvloop is one in C): from outside one callback is not told from the next, "
+    "and none was seen that slept"
+)
 
 
 class _Seen(NamedTuple):
@@ -69,11 +75,23 @@ class Pulse:
         self._collector_looks = 0
         self._unreadable: str | None = None
 
-    def see(self, interpreter: Interpreter, threads: Sequence[ThreadStack], now: float) -> None:
-        """One look at `now`, in seconds of a clock that never jumps."""
+    def see(
+        self,
+        interpreter: Interpreter,
+        threads: Sequence[ThreadStack],
+        now: float,
+        asleep: Callable[[ThreadStack], int | None] = lambda _: None,
+    ) -> None:
+        """One look at `now`, in seconds of a clock that never jumps.
+
+        `asleep` is asked after the look: how much CPU time a thread has used, if it sleeps; None if not, or unknown.
+        """
         self._looks += 1
         for thread in threads:
-            self._see_loop(thread.id, interpreter.loop(thread), now)
+            doing = interpreter.loop(thread)
+            if doing == "opaque callback":
+                self._stalls.see(thread.id, asleep(thread), now)
+            self._see_loop(thread.id, doing, now)
         self._stalls.keep({thread.id for thread in threads})
         try:
             self._see_collector(interpreter.collector(), now)
@@ -84,7 +102,7 @@ class Pulse:
         if doing is None:
             return
         self._loops += 1
-        if doing == "opaque":
+        if doing in ("opaque", "opaque callback"):
             self._opaque += 1
         elif isinstance(doing, Callback):
             self._stalls.see(thread, doing, now)
@@ -106,7 +124,7 @@ class Pulse:
             return NOT_RECORDED
         if not loops:
             return None
-        return OPAQUE if opaque == loops else longest
+        return OPAQUE if opaque == loops and not longest else longest
 
     def pause(self) -> float | str:
         """Seconds of the longest collection since this was last asked, or why it is not known."""

@@ -12,6 +12,7 @@ import pytest
 
 from sentinel_agent.cpython.process import Interpreter, open_process
 from sentinel_agent.probes.pulse import NOT_RECORDED, OPAQUE, Pulse, Stretches
+from sentinel_agent.recorder.flight import KernelStates
 
 if TYPE_CHECKING:
     from tests.cpython.conftest import StartTarget, Target
@@ -107,14 +108,23 @@ def test_a_long_collection_is_as_long_as_it_says_itself(python: Path, start_targ
     assert 0.4 - 2 * watch.gap <= pause <= end - start
 
 
-def test_a_loop_that_cannot_be_seen_says_so(python: Path, start_target: StartTarget) -> None:
-    """A loop that is none of asyncio's own gives a reason instead of a figure."""
+def test_of_a_loop_that_cannot_be_seen_only_sleep_is_proven(python: Path, start_target: StartTarget) -> None:
+    """A loop that is none of asyncio's own gives a reason instead of a figure, until its thread sleeps from look to look."""
     if python.name == "python3.15":
         pytest.skip("3.15 has no event loop policies, with which the test makes such a loop")
-    watch = Watch(start_target(python, "-c", FOREIGN_LOOP))
-    for _ in range(3):
-        watch.pulse.see(watch.interpreter, watch.interpreter.sample(), _now())
+    target = start_target(python, "-c", FOREIGN_LOOP)
+    watch = Watch(target)
+    states = KernelStates(target.pid)
+    for number in range(3):
+        watch.pulse.see(watch.interpreter, watch.interpreter.sample(), number * 0.1, lambda _: None)
     assert watch.pulse.stall() == OPAQUE
+    for number in range(3, 6):  # in seconds of our own making
+        threads = watch.interpreter.sample()
+        watch.pulse.see(watch.interpreter, threads, number * 0.1, lambda _: states.asleep(target.pid))
+    assert watch.pulse.stall() == pytest.approx(0.2)
+    watch.pulse.see(watch.interpreter, watch.interpreter.sample(), 0.6, lambda _: 10**12)  # it has run since
+    assert watch.pulse.stall() == OPAQUE
+    states.close()
 
 
 def test_without_a_loop_and_without_a_recorder_there_is_no_figure(
