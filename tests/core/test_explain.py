@@ -62,6 +62,7 @@ def test_why_a_rule_cannot_fire(rule: Rule, words: str) -> None:
         (threshold(below=5, limit=Limit(rearm_above=2)), "rearm_above does nothing with `below`"),
         (Rule(name="x", trigger="cpu > 1", limit=Limit(rearm_above=2)), "without `metric`"),
         (Rule(name="x", trigger="cpu > 1 || rps > 2"), "no probe of this build"),
+        (threshold(abs=1, capture=(CaptureSpec("profile", pause=True),)), "cannot pause its target"),
         (threshold(abs=1, limit=Limit(count=9999)), f"taken as {FIRES_KEPT}"),
         (threshold(abs=1, cooldown=0.0), "at every tick"),
     ],
