@@ -91,20 +91,9 @@ class ProfileCapture:
 
     def _command(self, plan: CapturePlan) -> list[str]:
         options = ["--format", "speedscope", "--threads", "--full-filenames", "--nonblocking"]
+        options += ["--duration", "unlimited"]
         rate, pid = str(plan.rate), str(plan.target.id.pid)
-        return [
-            self._py_spy(),
-            "record",
-            *options,
-            "--duration",
-            "unlimited",
-            "--rate",
-            rate,
-            "--output",
-            OUTPUT,
-            "--pid",
-            pid,
-        ]
+        return [self._py_spy(), "record", *options, "--rate", rate, "--output", OUTPUT, "--pid", pid]
 
 
 async def _ended_within(child: Child, seconds: float) -> bool:

@@ -85,9 +85,9 @@ class _DumpedThread(msgspec.Struct):
 class StacksCapture:
     """All thread stacks: at this moment, and from before the trigger where the flight recorder has them.
 
-    `stacks.json` is the moment, or of a target that has ended the last look at it. With a recording, `stacks.pb.gz` and `stacks.speedscope.json` (the timeline) are of
-    every thread over the recorder's window, `stacks.cpu.pb.gz` of those on a CPU, and `stacks.during.pb.gz` of the
-    latter since the rule's condition became true; without one, `stacks.pb.gz` is of the moment. `look` reads the
+    `stacks.json` is the moment, or of a target that has ended the last look at it. With a recording, `stacks.pb.gz` and
+    `stacks.speedscope.json` (the timeline) are of every thread over the recorder's window, `stacks.cpu.pb.gz` of those on
+    a CPU, and `stacks.during.pb.gz` of the latter since the rule's condition became true; without one, `stacks.pb.gz` is of the moment. `look` reads the
     moment with the reader of our own, for at most so many seconds of pause; where it cannot, py-spy does, and never pauses.
     """
 

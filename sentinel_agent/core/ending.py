@@ -48,21 +48,17 @@ class Ending(msgspec.Struct, frozen=True):
         if self.core_dumped:
             how += ", core dumped"
         if self.kind == "oom":
-            how += (
-                ", by the kernel's OOM killer"
-                if self.status is not None
-                else ", perhaps by the kernel's OOM killer"
-            )
-            how += ": the count of its kills in the cgroup rose just then"
+            sure = "" if self.status is not None else "perhaps "
+            how += f", {sure}by the kernel's OOM killer: the count of its kills in the cgroup rose just then"
         return how
 
 
-def ending_of(wait_status: int, oom_kills: int = 0) -> Ending:
+def ending_of(wait_status: int) -> Ending:
     """From a status as waitpid(2) gives it, which is also what `/proc/PID/stat` and pidfds show."""
     number = wait_status & 0x7F
     if number:
-        return Ending(-number, bool(wait_status & 0x80), oom_kills)
-    return Ending(wait_status >> 8 & 0xFF, oom_kills=oom_kills)
+        return Ending(-number, bool(wait_status & 0x80))
+    return Ending(wait_status >> 8 & 0xFF)
 
 
 def _signal_name(number: int) -> str:
