@@ -21,6 +21,7 @@ from sentinel_agent.core.decision import to_line
 from sentinel_agent.core.engine import RuleEngine
 from sentinel_agent.core.event import SettingsRefused, SettingsReloaded, TargetAppeared, TargetGone, Trouble
 from sentinel_agent.errors import SentinelError, StoreError
+from sentinel_agent.postmortem import Postmortem
 from sentinel_agent.probes.registry import load_registry
 from sentinel_agent.recorder.deck import SPOOL_SECONDS, make_deck
 from sentinel_agent.responder import DiskThread, Firing, Responder, firing_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from sentinel_agent.config.settings import CaptureSettings
     from sentinel_agent.config.watch import Reloader
     from sentinel_agent.core.decision import Decision
+    from sentinel_agent.core.ending import Ending
     from sentinel_agent.core.event import Event
     from sentinel_agent.core.limits import LimitRecord
     from sentinel_agent.core.model import Reading
@@ -96,7 +98,10 @@ class Agent:
         self._captures = load_captures(clock=clock)
         self._engine = RuleEngine(rules_of(loaded), cpu_max=settings.capture.cpu_max)
         self._sampler = Sampler(clock, settings.sampler.interval, self._on_tick)
-        self._watchlist = Watchlist(request, settings, self._sampler, self._registry, clock, self._tell)
+        self._postmortem = Postmortem(settings.postmortem)
+        self._watchlist = Watchlist(
+            request, settings, self._sampler, self._registry, clock, self._tell, self._on_end
+        )
         self._responder = Responder(
             store=store,
             disk=self._disk,
@@ -130,7 +135,9 @@ class Agent:
         """
         self._stop = stop
         try:
-            self._engine.load_limits(await self._disk(stored_limits, self._store))
+            limits = await self._disk(stored_limits, self._store)
+            self._engine.load_limits(limits)
+            self._postmortem.load_limits(limits)
             await self._watchlist.scan()
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -151,7 +158,9 @@ class Agent:
                 for loop in loops:
                     loop.cancel()
                 await self._drain()
-                await self._keep_limits(self._engine.changed_limits())  # the cooldowns that began just now
+                await self._keep_limits(self._changed_limits())  # the cooldowns that began just now
+                if self._deck is not None:
+                    await self._deck.spool(self._write_spool)
         finally:
             self._watchlist.close()
             await self._disk(self._status.withdraw)
@@ -207,16 +216,35 @@ class Agent:
                 self._respond(decision, series)
 
     def _respond(self, decision: Decision, series: TargetSeries) -> None:
+        rule = next(rule for rule in self._engine.rules if rule.name == decision.rule)
+        self._begin_incident(firing_of(rule, decision), series)
+
+    def _on_end(self, series: TargetSeries, ending: Ending, time: float) -> str:
+        """A target has ended: its post-mortem begins, unless we are ending ourselves; or why there is none."""
+        if self._stop.is_set():
+            return ""
+        firing, note = self._postmortem.judge(series.target.role, ending, time, series.latest)
+        if firing is not None:
+            self._begin_incident(firing, series)
+        return note
+
+    def _begin_incident(self, firing: Firing, series: TargetSeries) -> None:
         if len(self._responding) >= UNDER_WAY_AT_MOST:
-            self._engine.capture_finished(series.target.role, decision.rule, decision.time)
+            self._incident_ended(firing, series, firing.time)
             self._trouble(
-                f"rule {decision.rule} fired, but {UNDER_WAY_AT_MOST} incidents are under way already"
+                f"rule {firing.rule} fired, but {UNDER_WAY_AT_MOST} incidents are under way already"
             )
             return
-        rule = next(rule for rule in self._engine.rules if rule.name == decision.rule)
-        task = self._group.create_task(self._make_incident(firing_of(rule, decision), series))
+        task = self._group.create_task(self._make_incident(firing, series))
         self._responding.add(task)
         task.add_done_callback(self._responding.discard)
+
+    def _incident_ended(self, firing: Firing, series: TargetSeries, now: float) -> None:
+        """The cooldown of what fired counts from `now`."""
+        if firing.ended is None:
+            self._engine.capture_finished(series.target.role, firing.rule, now)
+        else:
+            self._postmortem.finished(series.target.role, now)
 
     async def _make_incident(self, firing: Firing, series: TargetSeries) -> None:
         try:
@@ -224,11 +252,14 @@ class Agent:
         except Exception as error:  # noqa: BLE001 - the other incidents must be saved
             self._internal_fault(error)
         finally:
-            self._engine.capture_finished(series.target.role, firing.rule, self._clock.wall())
+            self._incident_ended(firing, series, self._clock.wall())
 
     async def _after_tick(self) -> None:
-        if changed := self._engine.changed_limits():
+        if changed := self._changed_limits():
             self._group.create_task(self._keep_limits(changed))
+
+    def _changed_limits(self) -> list[LimitRecord]:
+        return [*self._engine.changed_limits(), *self._postmortem.changed_limits()]
 
     async def _keep_limits(self, changed: list[LimitRecord]) -> None:
         if not changed:
@@ -263,6 +294,7 @@ class Agent:
         self._engine.load_limits(record for record in stored if (record.role, record.rule) not in known)
         self._sampler.interval = self._responder.interval = settings.sampler.interval
         self._store.settings = settings.store
+        self._postmortem.settings = settings.postmortem
         if settings.capture != before.settings.capture:
             self._responder.runner = CaptureRunner(self._captures, settings.capture, clock=self._clock)
             self._responder.window_before = settings.capture.window_before
@@ -279,11 +311,10 @@ class Agent:
         deck = self._deck
         if deck is None:
             return []
+        return [deck.run(), self._every(lambda: deck.spool(self._write_spool), lambda: SPOOL_SECONDS)]
 
-        async def write(spool: Spool, batches: Sequence[Batch], now: float) -> None:
-            await self._disk(lambda: [spool.write(batch, now) for batch in batches])
-
-        return [deck.run(), self._every(lambda: deck.spool(write), lambda: SPOOL_SECONDS)]
+    async def _write_spool(self, spool: Spool, batches: Sequence[Batch], now: float) -> None:
+        await self._disk(lambda: [spool.write(batch, now) for batch in batches])
 
     def _cores(self, pid: int) -> float:
         series = self._sampler.targets.get(pid)

@@ -61,7 +61,7 @@ class Firing:
 
     `since` is when the condition became true, None for the time of the reading that fired.
     `spared` is set when the rule's guard forbids captures that cost the target something; then only the
-    readings are kept and every other capture says so.
+    readings are kept and every other capture says so. `ended` is how the target ended, if it has: then `time` is when.
     """
 
     rule: str
@@ -76,6 +76,7 @@ class Firing:
     cooldown: float = 0.0
     spared: str | None = None
     since: float | None = None
+    ended: str | None = None
 
 
 def firing_of(rule: Rule, decision: Decision) -> Firing:
@@ -169,7 +170,7 @@ class Responder:
 
     async def _write(self, firing: Firing, series: TargetSeries, writer: IncidentWriter) -> Incident:
         wanted = () if firing.spared else firing.captures
-        ring = self.deck.ring(series.target.pid) if self.deck else None
+        ring = self.deck.ring(series.target.id) if self.deck else None
         taken = SeriesWindow(firing.time, firing.time, self.interval, {})
 
         def take() -> SeriesWindow:
@@ -184,6 +185,7 @@ class Responder:
             trigger_time=firing.time,
             series=take,
             recording=partial(self._recording, firing, series.target, ring) if ring else None,
+            ended=firing.ended,
         )
         if firing.spared:
             skipped = (CaptureReport(spec.kind, "skipped", firing.spared) for spec in firing.captures)
@@ -239,13 +241,13 @@ class Responder:
     async def _recording(self, firing: Firing, target: Target, ring: Ring) -> Recording | None:
         """What the flight recorder holds: its whole window, and the part since the condition became true."""
         assert self.deck is not None
-        end = self.clock.wall()
+        end = firing.time if firing.ended else self.clock.wall()
         start = end - self.deck.settings.window
         began = (firing.since if firing.since is not None else firing.time) - self.interval
-        wall = await self.deck.window(target.role, ring, start, end)
+        wall = await self.deck.window(target, ring, start, end)
         if not wall.record.samples:
             return None
-        during = await self.deck.window(target.role, ring, max(began, start), end)
+        during = await self.deck.window(target, ring, max(began, start), end)
         return Recording(
             wall=wall.record,
             cpu=on_cpu_only(wall.record),

@@ -85,6 +85,10 @@ class TargetSeries:
             for name, ring in self.rings.items()
         }
 
+    def oom_kills(self, monotonic: float) -> int:
+        """How many processes of the target's cgroup the kernel has killed for memory just now; asked at its end."""
+        return self._set.subject.oom.just_now(monotonic)
+
     def close(self) -> None:
         """Give back what the probes hold; the rings stay readable."""
         self._set.close()

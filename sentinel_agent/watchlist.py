@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.clock import Clock
     from sentinel_agent.config.settings import Settings, TargetSettings
+    from sentinel_agent.core.ending import Ending
     from sentinel_agent.core.event import Event
     from sentinel_agent.core.model import Role, TargetId
     from sentinel_agent.sampler import Sampler
@@ -79,7 +80,9 @@ class Watchlist:
         registry: Registry,
         clock: Clock,
         tell: Callable[[Event], None],
+        on_end: Callable[[TargetSeries, Ending, float], str] = lambda *_: "",
     ) -> None:
+        """`on_end` is called, with the time, for each target that ended; it answers the `note` of `TargetGone`."""
         self._request = request
         self._settings = settings
         self._sampler = sampler
@@ -87,7 +90,9 @@ class Watchlist:
         self._clock = clock
         self._tell = tell
         self._slots = _slot_table(settings)
+        self._on_end = on_end
         self._exits: dict[TargetId, ExitWatch] = {}
+        self._ending: dict[TargetId, tuple[TargetSeries, float, int]] = {}
         self._said: set[str] = set()
         self.seen = 0
         self._waiting: int | None = None  # for room; None before the first scan
@@ -123,7 +128,7 @@ class Watchlist:
         process = found.process
         role = self._slots.assign(process.id, process.command, found.parent, process.labels)
         try:
-            watch = ExitWatch(process.id, self._ended)
+            watch = ExitWatch(process.id, self._ended, self._stopped)
         except NoSuchTargetError:
             self._slots.release(process.id)
             return
@@ -141,13 +146,22 @@ class Watchlist:
         self.seen += 1
         self._tell(TargetAppeared(self._clock.wall(), series.target))
 
-    def _ended(self, identity: TargetId, status: int | None) -> None:
-        self._exits.pop(identity, None)
+    def _stopped(self, identity: TargetId) -> None:
+        """It is not read any more from here on; how it ended may take a moment to be known."""
         series = self._sampler.remove(identity.pid)
-        self._slots.release(identity)
         if series is not None:
+            kills = series.oom_kills(self._clock.monotonic())
+            self._ending[identity] = (series, self._clock.wall(), kills)
             series.close()
-            self._tell(TargetGone(self._clock.wall(), series.target, _how_it_ended(status)))
+
+    def _ended(self, identity: TargetId, ending: Ending) -> None:
+        self._exits.pop(identity, None)
+        self._slots.release(identity)
+        if identity in self._ending:
+            series, when, kills = self._ending.pop(identity)
+            ending = msgspec.structs.replace(ending, oom_kills=kills)
+            note = self._on_end(series, ending, when)
+            self._tell(TargetGone(when, series.target, ending.words, note))
 
     def _say_once(self, what: str) -> None:
         if what not in self._said and len(self._said) < _MAX_SAID:
@@ -200,9 +214,3 @@ def _make_series(process: Process, role: Role, settings: Settings, registry: Reg
         raise TargetError(f"process {target.id.pid} cannot be watched: {in_words(error)}") from error
     sampler = settings.sampler
     return TargetSeries(target, probes, sampler.ring_bytes, math.ceil(sampler.history / sampler.interval))
-
-
-def _how_it_ended(status: int | None) -> str:
-    if status is None:
-        return "ended"
-    return f"killed by signal {-status}" if status < 0 else f"ended with exit status {status}"

@@ -58,7 +58,9 @@ class CapturePlan:
     and goes with whatever a failed capture leaves in it. It is cancelled after `deadline` seconds, and refused
     if its files are larger than `max_bytes` together. `series` gives the readings as they are when it is called,
     `recording` the stacks of the flight recorder, None where nothing is recorded. `tail` is how many seconds after
-    the trigger a capture of what is recorded anyway should wait for.
+    the trigger a capture of what is recorded anyway should wait for. `ended` is how the target ended, if it has: then
+    nothing can be read of it, and its pid may be another's. `max_pause` is for how many seconds it may be stopped at once,
+    if the spec asks for a pause.
     """
 
     target: Target
@@ -71,6 +73,8 @@ class CapturePlan:
     redact: bool = True
     recording: Callable[[], Awaitable[Recording | None]] | None = None
     tail: float = 0.0
+    ended: str | None = None
+    max_pause: float = 0.0
 
     @property
     def duration(self) -> float:
@@ -96,7 +100,7 @@ class CapturedFile:
 
 @dataclass(frozen=True, slots=True)
 class CaptureResult:
-    """What a capture made. `pause_us` is the longest time that the target was stopped, an upper bound."""
+    """What a capture made. `pause_us` is the longest time that the target was stopped at once."""
 
     files: tuple[CapturedFile, ...]
     pause_us: int = 0

@@ -23,7 +23,7 @@ from sentinel_agent.capture.pyspy import check_running, fault_of, find_py_spy
 from sentinel_agent.capture.threads import LARGEST_PID, cpu_seconds, native_ids
 from sentinel_agent.clock import Clock, SystemClock
 from sentinel_agent.core.units import format_duration
-from sentinel_agent.errors import NoSuchTargetError, PeerError
+from sentinel_agent.errors import NoSuchTargetError, OperatorError, PeerError
 from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.profile.record import ProfileRecord, Thread
 from sentinel_agent.target.procfs import ProcDir
@@ -51,13 +51,19 @@ class ProfileCapture:
         self._py_spy = py_spy
 
     async def capture(self, plan: CapturePlan) -> CaptureResult:
-        """Write both files. With `pause`, each sample stops the target for less than its period.
+        """Write both files.
 
         Raises:
+            OperatorError: a pause is asked for.
             NoSuchTargetError: the target ended before there was a sample.
             NotPermittedError: the target may not be read.
             PeerError: py-spy is missing, failed, or answered nonsense.
         """
+        if plan.spec.pause:
+            raise OperatorError(
+                "py-spy's pauses can be neither bounded nor measured, so a profile never pauses",
+                hint="leave out `pause`, or take `stacks` with it",
+            )
         check_running(plan.target)
         used = await asyncio.to_thread(_cpu_seconds, plan.target)
         async with running(self._command(plan), limit=_RAW_FACTOR * plan.max_bytes) as child:
@@ -79,15 +85,13 @@ class ProfileCapture:
                 CapturedFile("profile.pb.gz", "profile", "pprof"),
                 CapturedFile("profile.speedscope.json", "profile", "speedscope"),
             ),
-            pause_us=round(1e6 / plan.rate) if plan.spec.pause else 0,
             lost_samples=record.lost,
             note=_note(record, format_duration(seconds) if target_left else None),
         )
 
     def _command(self, plan: CapturePlan) -> list[str]:
-        options = ["--format", "speedscope", "--threads", "--full-filenames", "--duration", "unlimited"]
-        if not plan.spec.pause:
-            options.append("--nonblocking")
+        options = ["--format", "speedscope", "--threads", "--full-filenames", "--nonblocking"]
+        options += ["--duration", "unlimited"]
         rate, pid = str(plan.rate), str(plan.target.id.pid)
         return [self._py_spy(), "record", *options, "--rate", rate, "--output", OUTPUT, "--pid", pid]
 

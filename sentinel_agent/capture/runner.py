@@ -28,7 +28,7 @@ from sentinel_agent.clock import Clock, SystemClock
 from sentinel_agent.core.model import CaptureReport, CaptureStatus, Target, TargetId
 from sentinel_agent.core.rule import CaptureSpec
 from sentinel_agent.core.units import format_duration, format_size
-from sentinel_agent.errors import PeerError, SentinelError
+from sentinel_agent.errors import NoSuchTargetError, PeerError, SentinelError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -64,6 +64,7 @@ class _Order:
     trigger_time: float
     series: Callable[[], SeriesWindow]
     recording: Callable[[], Awaitable[Recording | None]] | None
+    ended: str | None
 
 
 class CaptureRunner:
@@ -90,12 +91,13 @@ class CaptureRunner:
         trigger_time: float,
         series: Callable[[], SeriesWindow],
         recording: Callable[[], Awaitable[Recording | None]] | None = None,
+        ended: str | None = None,
     ) -> Captured:
         """Run `specs` one after the other, and `series` at the end if it is not among them.
 
         Cancelling it ends the capture under way, leaves no child, and keeps nothing of that capture.
         """
-        order = _Order(target, folder, trigger_time, series, recording)
+        order = _Order(target, folder, trigger_time, series, recording, ended)
         if not any(spec.kind == "series" for spec in specs):
             specs = [*specs, CaptureSpec("series")]
         files: list[CapturedFile] = []
@@ -144,6 +146,8 @@ class CaptureRunner:
             return "ok", result.note, CaptureResult(files, result.pause_us, result.lost_samples)
         except TimeoutError:
             return "timeout", f"did not end within {format_duration(plan.deadline)}", nothing
+        except NoSuchTargetError as error:
+            return "skipped", error.message, nothing
         except SentinelError as error:
             hint = f" ({error.hint})" if error.hint else ""
             return "failed", f"{error.message}{hint}", nothing
@@ -170,7 +174,9 @@ class CaptureRunner:
             series=order.series,
             redact=settings.redact,
             recording=order.recording,
-            tail=spec.duration or 0.0,
+            tail=0.0 if order.ended else spec.duration or 0.0,
+            ended=order.ended,
+            max_pause=settings.max_pause,
         )
 
     @asynccontextmanager

@@ -6,6 +6,8 @@ A read of a running process can fail half-way; it is repeated a few times, and e
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -16,6 +18,9 @@ from sentinel_agent.capture.child import Finished, running
 from sentinel_agent.capture.pyspy import check_running, fault_of, find_py_spy
 from sentinel_agent.capture.threads import native_ids, running_threads
 from sentinel_agent.clock import Clock, SystemClock
+from sentinel_agent.core.model import Target
+from sentinel_agent.cpython.memory import ProcessMemory
+from sentinel_agent.cpython.pause import Pause, PauseTooLongError, TimedMemory, in_own_thread
 from sentinel_agent.cpython.process import open_process
 from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, PeerError, SentinelError, TargetError
 from sentinel_agent.profile import pprof, speedscope
@@ -23,14 +28,13 @@ from sentinel_agent.profile.record import MAX_DEPTH, MAX_THREADS, ProfileRecord,
 from sentinel_agent.target.procfs import ProcDir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sentinel_agent.core.model import Target
+    from sentinel_agent.cpython.process import ThreadView
 
 ATTEMPTS = 4
 _RETRY_AFTER = 0.01  # seconds; the target has moved on by then
 _LOOKS = 50
 _MAX_DUMP = 32 * 1024**2
+_LAST_SECONDS = 1.0
 
 Natural = Annotated[int, Meta(ge=0)]
 
@@ -59,6 +63,10 @@ class Stacks(msgspec.Struct, frozen=True):
     threads: tuple[ThreadStack, ...]
 
 
+Look = Callable[[Target, float], tuple[Stacks, float]]
+"""A target and the seconds for which it may be stopped; its stacks and the seconds for which it was."""
+
+
 class _DumpedFrame(msgspec.Struct):
     name: str
     filename: str
@@ -77,10 +85,10 @@ class _DumpedThread(msgspec.Struct):
 class StacksCapture:
     """All thread stacks: at this moment, and from before the trigger where the flight recorder has them.
 
-    `stacks.json` is the moment. With a recording, `stacks.pb.gz` and `stacks.speedscope.json` (the timeline) are of
-    every thread over the recorder's window, `stacks.cpu.pb.gz` of those on a CPU, and `stacks.during.pb.gz` of the
-    latter since the rule's condition became true; without one, `stacks.pb.gz` is of the moment. `look` reads the
-    moment with the reader of our own; where it cannot, and with `pause`, py-spy does.
+    `stacks.json` is the moment, or of a target that has ended the last look at it. With a recording, `stacks.pb.gz` and
+    `stacks.speedscope.json` (the timeline) are of every thread over the recorder's window, `stacks.cpu.pb.gz` of those on
+    a CPU, and `stacks.during.pb.gz` of the latter since the rule's condition became true; without one, `stacks.pb.gz` is of the moment. `look` reads the
+    moment with the reader of our own, for at most so many seconds of pause; where it cannot, py-spy does, and never pauses.
     """
 
     kind = "stacks"
@@ -92,7 +100,7 @@ class StacksCapture:
         clock: Clock | None = None,
         py_spy: Callable[[], str] = find_py_spy,
         attempts: int = ATTEMPTS,
-        look: Callable[[Target], Stacks] | None = None,
+        look: Look | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._py_spy = py_spy
@@ -100,7 +108,7 @@ class StacksCapture:
         self._look = look
 
     async def capture(self, plan: CapturePlan) -> CaptureResult:
-        """Write the files. With `pause`, the target is stopped for at most as long as py-spy ran.
+        """Write the files. With `pause`, the target is stopped for the moment's look, for at most `plan.max_pause`.
 
         A target that has ended still leaves what was recorded of it.
 
@@ -111,8 +119,8 @@ class StacksCapture:
         notes: list[str] = []
         lost, pause = 0, 0.0
         try:
-            stacks, lost, seconds = await self._now(plan)
-            pause = seconds if plan.spec.pause else 0.0
+            stacks, lost, pause, note = await self._now(plan)
+            notes += [note] if note else []
             start = self._clock.wall()
             await asyncio.to_thread(_write_moment, plan, stacks, start, lost)
             files.append(CapturedFile("stacks.json", "stacks", "json"))
@@ -123,6 +131,8 @@ class StacksCapture:
             moment = error
         recording = await self._recorded(plan)
         if recording is not None:
+            if isinstance(moment, NoSuchTargetError):
+                files += await asyncio.to_thread(_write_last, plan, recording.wall)
             files += await asyncio.to_thread(_write_recording, plan, recording)
             lost += recording.wall.lost
             notes.append(f"{recording.coverage:.0%} of the time of the trigger is covered")
@@ -136,15 +146,22 @@ class StacksCapture:
             files=tuple(files), pause_us=round(pause * 1e6), lost_samples=lost, note="; ".join(notes)
         )
 
-    async def _now(self, plan: CapturePlan) -> tuple[Stacks, int, float]:
-        if self._look is not None and not plan.spec.pause:
+    async def _now(self, plan: CapturePlan) -> tuple[Stacks, int, float, str]:
+        """The stacks, how many attempts failed before, for how many seconds the target was stopped, and what to say."""
+        if plan.ended:
+            raise NoSuchTargetError(f"process {plan.target.id.pid} has ended")
+        check_running(plan.target)
+        if self._look is not None:
             try:
-                return await asyncio.to_thread(self._look, plan.target), 0, 0.0
+                stacks, pause, note = await _looked(self._look, plan)
             except (NoSuchTargetError, NotPermittedError):
                 raise
             except TargetError:  # no CPython that our reader knows; py-spy may
-                pass
-        return await self.read(plan.target, pause=plan.spec.pause)
+                if plan.spec.pause:
+                    raise
+            else:
+                return stacks, 0, pause, note
+        return (*await self.read(plan.target), 0.0, "")
 
     async def _recorded(self, plan: CapturePlan) -> Recording | None:
         if plan.recording is None:
@@ -153,28 +170,25 @@ class StacksCapture:
         await self._clock.sleep(until - self._clock.wall())
         return await plan.recording()
 
-    async def read(self, target: Target, *, pause: bool = False) -> tuple[Stacks, int, float]:
-        """The stacks, how many attempts failed before, and the seconds that the last one took.
+    async def read(self, target: Target) -> tuple[Stacks, int]:
+        """The stacks as py-spy reads them without a pause, and how many attempts failed before.
 
         Raises:
             NoSuchTargetError: the target has ended.
             NotPermittedError: the target may not be read.
             PeerError: py-spy is missing, failed at every attempt, or answered nonsense.
         """
-        command = [self._py_spy(), "dump", "--json", "--full-filenames", "--pid", str(target.id.pid)]
-        if not pause:
-            command.append("--nonblocking")
+        pid = str(target.id.pid)
+        command = [self._py_spy(), "dump", "--json", "--full-filenames", "--nonblocking", "--pid", pid]
         lost = 0
         while True:
             check_running(target)
-            began = self._clock.monotonic()
             async with running(command, limit=_MAX_DUMP) as child:
                 finished = await child.wait()
-            seconds = self._clock.monotonic() - began
             try:
                 if finished.returncode != 0:
                     raise await fault_of(target, finished)
-                return await asyncio.to_thread(_parse, target, finished), lost, seconds
+                return await asyncio.to_thread(_parse, target, finished), lost
             except (NoSuchTargetError, NotPermittedError):
                 raise
             except PeerError:
@@ -182,6 +196,18 @@ class StacksCapture:
                 if lost >= self._attempts:
                     raise
             await self._clock.sleep(_RETRY_AFTER)
+
+
+async def _looked(look: Look, plan: CapturePlan) -> tuple[Stacks, float, str]:
+    """The stacks by our own reader; a pause that would be too long is given up, and they are read without."""
+    pause, note = 0.0, ""
+    if plan.spec.pause:
+        try:
+            return (*await asyncio.to_thread(look, plan.target, plan.max_pause), note)
+        except PauseTooLongError as error:
+            pause, note = error.seconds, f"read without a pause: {error.message}"
+    stacks, _ = await asyncio.to_thread(look, plan.target, 0.0)
+    return stacks, pause, note
 
 
 def _parse(target: Target, finished: Finished) -> Stacks:
@@ -242,6 +268,28 @@ def _write_moment(plan: CapturePlan, stacks: Stacks, now: float, lost: int) -> N
     (plan.folder / "stacks.pb.gz").write_bytes(pprof.encode(to_record(stacks, start=now, lost=lost)))
 
 
+def _write_last(plan: CapturePlan, record: ProfileRecord) -> list[CapturedFile]:
+    """Each thread as it was last seen, if that was in the last second of the recording."""
+    last = {sample.thread: sample for sample in record.samples}  # in the order of their time, per thread
+    newest = max(sample.offset + sample.weight for sample in last.values())
+    threads = tuple(
+        ThreadStack(
+            native_id=record.threads[thread].native_id,
+            name=record.threads[thread].name,
+            state="running" if sample.on_cpu else "waiting",
+            gil=None,
+            frames=tuple(
+                StackFrame(frame.function, frame.file, frame.line)
+                for frame in (record.frames[number] for number in sample.stack)
+            ),
+        )
+        for thread, sample in last.items()
+        if sample.offset + sample.weight > newest - _LAST_SECONDS
+    )
+    (plan.folder / "stacks.json").write_bytes(msgspec.json.encode(Stacks(threads)))
+    return [CapturedFile("stacks.json", "stacks", "json")]
+
+
 def _write_recording(plan: CapturePlan, recording: Recording) -> list[CapturedFile]:
     """Each view that holds a sample; the one of all threads takes the place of the moment's."""
     written = []
@@ -257,17 +305,39 @@ def _write_recording(plan: CapturePlan, recording: Recording) -> list[CapturedFi
     return written
 
 
-def look(target: Target) -> Stacks:
-    """The stacks as our own reader sees them: all whole if that can be had within a few attempts, else the last ones.
+def look(target: Target, max_pause: float = 0.0) -> tuple[Stacks, float]:
+    """The stacks as our own reader sees them, and the seconds for which the target was stopped.
+
+    With `max_pause` (seconds) it is stopped for the look, for so long at the most. Without, it is looked at until all stacks
+    are whole, or a few times; then the last ones count.
 
     Raises:
-        TargetError: the target has ended, may not be read, or is no CPython that the reader knows.
+        TargetError: the target has ended, may not be read or stopped, is no CPython that the reader knows, or would have to
+            be stopped for too long.
     """
+    if max_pause > 0:
+        return in_own_thread(lambda: _look_paused(target, max_pause))
     interpreter = open_process(target.pid)
+    views = interpreter.stacks()
     for _ in range(_LOOKS):
-        views = interpreter.stacks()
         if all(view.kind == "whole" for view in views):
             break
+        views = interpreter.stacks()
+    return _stacks_of(views), 0.0
+
+
+def _look_paused(target: Target, most: float) -> tuple[Stacks, float]:
+    memory = TimedMemory(ProcessMemory(target.pid))
+    interpreter = open_process(target.pid, memory=memory)
+    interpreter.stacks()  # reads the code that it will meet again, so that the pause is short
+    with Pause(target.pid, most, SystemClock().monotonic, Path("/proc") / str(target.pid)) as pause:
+        memory.pause = pause
+        threads = interpreter.sample()
+        memory.pause = None
+    return _stacks_of(interpreter.views(threads)), pause.seconds
+
+
+def _stacks_of(views: list[ThreadView]) -> Stacks:
     return Stacks(
         tuple(
             ThreadStack(

@@ -75,7 +75,7 @@ def dump(
         raise OperatorError(
             f"a profile of {duration:g} s is not possible: expected more than 0 and at most 60 s"
         )
-    specs = tuple(CaptureSpec(kind, duration=duration, pause=pause) for kind in wanted)
+    specs = tuple(CaptureSpec(kind, duration=duration, pause=pause and kind == "stacks") for kind in wanted)
     series = series_of(pid, invocation.loaded.settings, load_registry(), allow_non_python=allow_non_python)
     try:
         incident = _with_progress(invocation, series, specs, quiet=as_json)

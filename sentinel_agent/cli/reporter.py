@@ -59,6 +59,8 @@ class Reporter:
                 self._line(event.time, "watching", f"{label(event.target)}, {python}", fg="green")
             case TargetGone():
                 self._line(event.time, "gone", f"{label(event.target)} {event.how}", fg="yellow")
+                if event.note:
+                    self._detail(event.note)
             case IncidentOpened():
                 self._line(event.time, "firing", f"{event.rule}: {event.summary}", fg="red", bold=True)
             case IncidentSealed():

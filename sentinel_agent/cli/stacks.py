@@ -28,7 +28,7 @@ def stacks(invocation: Invocation, pid: int, as_json: bool) -> None:
     """
     process = resolve(pid)
     try:
-        found = look(process.target(Role("", ""), ()))
+        found, _ = look(process.target(Role("", ""), ()))
     except UnsupportedTargetError as error:
         click.secho(f"{error.message}; asking py-spy instead", fg="yellow", err=True)
         found = _by_py_spy(process)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from sentinel_agent.core.ending import EndingKind
 from sentinel_agent.core.rule import Rule
 from sentinel_agent.core.units import ByteSize, Duration
 
@@ -138,6 +139,14 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile_rate: Annotated[
         int, Meta(ge=1, le=1000, description="samples a second of a profile that names no `rate` itself")
     ] = 100
+    max_pause: Annotated[
+        Duration,
+        Meta(
+            gt=0,
+            le=5,
+            description="longest time that a capture with `pause: true` may stop its target at once",
+        ),
+    ] = 0.1
     cpu_max: Annotated[
         float, Meta(ge=0, description="no rule fires while `cpu` is at or over this many percent; 0: off")
     ] = 0.0
@@ -147,6 +156,26 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     redact: Annotated[bool, Meta(description="hide secrets in captured command lines and environments")] = (
         True
     )
+
+
+class PostmortemSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The incident `target-died`, which is made without a rule when a target ends."""
+
+    enabled: Annotated[bool, Meta(description="whether a target that died is an incident")] = True
+    on: Annotated[
+        tuple[EndingKind, ...],
+        Meta(
+            max_length=5,
+            description="ends that count: `oom`, another `signal`, a `nonzero` exit status, `unknown` where the kernel "
+            "does not tell, `stopped` for exit status 0, SIGTERM, SIGINT and SIGHUP",
+        ),
+    ] = ("oom", "signal", "nonzero", "unknown")
+    cooldown: Annotated[
+        Duration, Meta(le=86400, description="time from one such incident of a role to the next")
+    ] = 60.0
+    max_incidents_per_hour: Annotated[
+        int, Meta(ge=1, le=10000, description="such incidents of one role an hour, however often it dies")
+    ] = 5
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,6 +221,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overhead: OverheadSettings = OverheadSettings()
     limits: LimitSettings = LimitSettings()
     capture: CaptureSettings = CaptureSettings()
+    postmortem: PostmortemSettings = PostmortemSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
     rule_packs: Annotated[Names, Meta(description="installed rule packs to use, by name")] = ("default",)

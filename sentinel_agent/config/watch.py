@@ -108,7 +108,7 @@ class Reloader:
         return done.loaded
 
 
-_LIVE = ("sampler", "capture", "store", "overhead")
+_LIVE = ("sampler", "capture", "postmortem", "store", "overhead")
 _AT_START = ("target", "recorder", "limits", "data_dir", "listen", "log")
 
 

@@ -15,11 +15,15 @@ class TargetAppeared(msgspec.Struct, frozen=True, tag="target_appeared"):
 
 
 class TargetGone(msgspec.Struct, frozen=True, tag="target_gone"):
-    """A watched process ended; `how` says what is known of it, for example `exit status 1` or `ended`."""
+    """A watched process ended; `how` says what is known of it, for example `killed by SIGSEGV, core dumped`.
+
+    `note` says why no incident was made of it, where one was due.
+    """
 
     time: float
     target: Target
     how: str
+    note: str = ""
 
 
 class IncidentOpened(msgspec.Struct, frozen=True, tag="incident_opened"):

@@ -54,6 +54,10 @@ def health(
             for kind in dict.fromkeys(spec.kind for spec in rule.captures())
             if kind not in capture_kinds
         ]
+    if any(spec.kind == "profile" and spec.pause for spec in rule.captures()):
+        problems.append(
+            Problem("warning", "a profile cannot pause its target and will fail: leave out `pause`")
+        )
     return sorted(problems, key=lambda problem: problem.severity)
 
 

@@ -56,8 +56,19 @@ METRICS: dict[str, Metric] = {
         Metric("memory_events", "count", "times the cgroup hit its memory limit since the last tick"),
         Metric("oom_kills", "count", "processes of the cgroup killed for memory since the last tick"),
         Metric("tasks", "count", "asyncio tasks"),
-        Metric("loop_stall", "seconds", "time the event loop has been in one callback", planned=True),
-        Metric("gc_pause", "seconds", "longest garbage collection since the last tick", planned=True),
+        Metric("loop_stall", "seconds", "longest time that an event loop was seen in one callback"),
+        *(
+            Metric(
+                f"gc_{name}_gen{generation}", "count", f"{what} generation {generation} since the last tick"
+            )
+            for name, what in (
+                ("collections", "garbage collections of"),
+                ("collected", "objects freed by collections of"),
+                ("uncollectable", "objects that could not be freed by collections of"),
+            )
+            for generation in range(3)
+        ),
+        Metric("gc_pause", "seconds", "longest time that one garbage collection was seen at work"),
         Metric("rps", "per_second", "requests through the embedded proxy", planned=True),
         Metric("error_rate", "percent", "share of the proxy's requests that failed", planned=True),
         Metric("latency_p99", "seconds", "99th percentile of the proxy's request duration", planned=True),

@@ -1,1 +1,1 @@
-"""Read a live CPython from outside: no code run in it, no pause, nothing written."""
+"""Read a live CPython from outside: no code run in it, no pause unless asked for, nothing written."""

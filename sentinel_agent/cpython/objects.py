@@ -135,10 +135,13 @@ class Objects:
         """Several int objects in one call, None for what is none or is longer than 60 bits."""
         size = self.layout.objects.int_digits + 8
         heads = self.many([(address, size if address else 0) for address in addresses])
-        return [None if head is None else self._integer(head) for head in heads]
+        return [None if head is None else self.small_integer(head) for head in heads]
 
-    def _integer(self, head: bytes) -> int | None:
-        """Include/cpython/longintrepr.h: digits of 30 bits, the lowest first; two are read."""
+    def small_integer(self, head: bytes) -> int | None:
+        """An int of at most 60 bits from its first bytes, up to its second digit; None for what is none.
+
+        Include/cpython/longintrepr.h: digits of 30 bits, the lowest first; two are read.
+        """
         objects = self.layout.objects
         size = int.from_bytes(head[objects.int_size : objects.int_size + 8], "little", signed=True)
         if self.layout.minor < 12:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sentinel_agent.cpython.code import CodeCache, Frame
+from sentinel_agent.cpython.collector import Collector
 from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate, locate_section
 from sentinel_agent.cpython.layouts import debug_version, layout_of, told_by_target
+from sentinel_agent.cpython.loops import Loops
 from sentinel_agent.cpython.memory import Memory, ProcessMemory, UnreadableError, must_read
 from sentinel_agent.cpython.modules import Modules
 from sentinel_agent.cpython.objects import Objects
@@ -28,6 +30,7 @@ from sentinel_agent.cpython.threads import ThreadFacts, Threads, ThreadStack, ho
 if TYPE_CHECKING:
     from sentinel_agent.cpython.frames import Kind, Stack
     from sentinel_agent.cpython.layouts.model import Layout
+    from sentinel_agent.cpython.loops import Doing
     from sentinel_agent.cpython.threads import KernelState
 
 REVALIDATE_EVERY = 64
@@ -73,6 +76,8 @@ class Interpreter:
         )
         self._registry = TaskRegistry(self._objects, self._modules, lists)
         self._tasks = Tasks(self._objects, self._codes, self._registry)
+        self._loops = Loops(self._objects)
+        self._collector: Collector | None = None
         self._samples = 0
         self._host_ids: dict[int, int] | None = None
         self.version = self._check()
@@ -91,7 +96,10 @@ class Interpreter:
 
     def stacks(self) -> list[ThreadView]:
         """Every thread with its name, kernel state and stack. Raises as `sample` does."""
-        threads = self.sample()
+        return self.views(self.sample())
+
+    def views(self, threads: list[ThreadStack]) -> list[ThreadView]:
+        """The threads of a sample with their names and what the kernel says of them now. Raises as `sample` does."""
         facts = self.facts(threads)
         views = []
         for thread in threads:
@@ -145,6 +153,25 @@ class Interpreter:
                 "the target's `_asyncio` does not tell where its tasks are: it has no .AsyncioDebug"
             )
         return found
+
+    def loop(self, thread: ThreadStack) -> Doing:
+        """What the event loop of a thread does, whose stack was read just now; two small reads if it is in a callback.
+
+        Raises:
+            NoSuchTargetError: the target has ended.
+        """
+        return self._loops.doing(thread.stack)
+
+    def collector(self) -> Collector:
+        """The garbage collector of the main interpreter.
+
+        Raises:
+            UnreadableError: the list of interpreters cannot be read.
+        """
+        if self._collector is None:
+            home = self.runtime if self.layout.minor == 8 else self._threads.interpreters()[-1]
+            self._collector = Collector(self.memory, self.layout, home + self.layout.gc.state)
+        return self._collector
 
     def _host_id(self, native_id: int | None) -> int | None:
         """A thread id as our pid namespace numbers it."""
@@ -215,8 +242,8 @@ class Interpreter:
         )
 
 
-def open_process(pid: int, root: Path = Path("/")) -> Interpreter:
-    """Find and check the CPython in process `pid`; `root` is where `proc` is mounted.
+def open_process(pid: int, root: Path = Path("/"), *, memory: Memory | None = None) -> Interpreter:
+    """Find and check the CPython in process `pid`; `root` is where `proc` is mounted, `memory` that of the process.
 
     Raises:
         NoSuchTargetError: there is no such process, or it is a zombie or a kernel thread.
@@ -226,7 +253,7 @@ def open_process(pid: int, root: Path = Path("/")) -> Interpreter:
     """
     proc = root / "proc" / str(pid)
     location = locate(proc)
-    memory = ProcessMemory(pid)
+    memory = memory or ProcessMemory(pid)
     return Interpreter(memory, choose_layout(memory, location), location.runtime, proc)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.core.model import Target
     from sentinel_agent.probes.live import LiveReader
+    from sentinel_agent.probes.oom import OomCount
     from sentinel_agent.target.cgroup import Limits
     from sentinel_agent.target.procfs import ProcDir
 
@@ -36,13 +37,14 @@ class Subject:
     """What a probe is made for.
 
     `limits` answers for a monotonic time; `proc` can only ever read this target; `reader` reads its memory, as soon
-    as somebody has opened it.
+    as somebody has opened it; `oom` counts what the kernel killed for memory in its cgroup.
     """
 
     target: Target
     proc: ProcDir
     reader: LiveReader
     limits: Callable[[float], Limits]
+    oom: OomCount
 
 
 class Probe(Protocol):

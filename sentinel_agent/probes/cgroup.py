@@ -89,21 +89,3 @@ class MemoryEventsProbe(_CgroupProbe):
         if not limits.memory_levels:
             return {"memory_events": 0}
         return {"memory_events": max(level.get(key, 0) for level in grown)} if grown else {}
-
-
-class OomKillsProbe(_CgroupProbe):
-    """`oom_kills`: processes of the target's own cgroup that the kernel killed for memory since the last tick.
-
-    `oom_kill` of memory.events (v2) or memory.oom_control (v1, Linux 4.13).
-    """
-
-    metrics = ("oom_kills",)
-
-    def _measure(self, now: Moment) -> dict[str, float]:
-        controller = self._subject.limits(now.monotonic).memory_controller
-        if controller is None:
-            raise FileNotFoundError("no memory controller of the target's cgroup can be seen")
-        name = "memory.oom_control" if controller.version == 1 else "memory.events"
-        grown = self._increases.of(controller, controller.levels[:1], name)
-        self._subject.proc.stat()
-        return {"oom_kills": grown[0].get("oom_kill", 0)} if grown else {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sentinel_agent.cpython.process import Interpreter, open_process
 from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, TargetError
+from sentinel_agent.probes.pulse import Pulse
 from sentinel_agent.target.liveness import is_running
 
 if TYPE_CHECKING:
@@ -17,11 +18,15 @@ ATTEMPTS = 12
 
 
 class LiveReader:
-    """`interpreter` once it could be opened; until then, or if it never can, `why_not` says why."""
+    """`interpreter` once it could be opened; until then, or if it never can, `why_not` says why.
+
+    `pulse` is for whoever looks at all stacks again and again to tell it.
+    """
 
     def __init__(self, target: TargetId, root: Path = Path("/")) -> None:
         self.interpreter: Interpreter | None = None
         self.why_not = "the reader of its memory is not open yet"
+        self.pulse = Pulse()
         self._target = target
         self._root = root
         self._left = ATTEMPTS

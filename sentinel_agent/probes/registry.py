@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sentinel_agent.core.model import Reading
 from sentinel_agent.probes.base import Probe, Subject, in_words, reading
-from sentinel_agent.probes.cgroup import MemoryEventsProbe, OomKillsProbe, ThrottlingProbe
+from sentinel_agent.probes.cgroup import MemoryEventsProbe, ThrottlingProbe
 from sentinel_agent.probes.cpu import CpuProbe
 from sentinel_agent.probes.fds import FdsProbe
+from sentinel_agent.probes.gc import GcPauseProbe, GcProbe
 from sentinel_agent.probes.live import LiveReader
+from sentinel_agent.probes.loop_stall import LoopStallProbe
 from sentinel_agent.probes.memory import MemoryProbe
+from sentinel_agent.probes.oom import OomCount, OomKillsProbe
 from sentinel_agent.probes.storage import StorageProbe, WaitProbe
 from sentinel_agent.probes.switches import SwitchesProbe
 from sentinel_agent.probes.tasks import TasksProbe
@@ -55,6 +58,9 @@ BUILT_IN: dict[str, ProbeFactory] = {
     "memory_events": MemoryEventsProbe,
     "oom_kills": OomKillsProbe,
     "tasks": TasksProbe,
+    "loop_stall": LoopStallProbe,
+    "gc": GcProbe,
+    "gc_pause": GcPauseProbe,
 }
 
 
@@ -156,7 +162,8 @@ def build_probes(
         OSError: it may not be looked at.
     """
     proc = ProcDir.of(target.id, root)
-    subject = Subject(target, proc, LiveReader(target.id, root), LimitsView(proc, cpu_cores, memory).at)
+    limits = LimitsView(proc, cpu_cores, memory).at
+    subject = Subject(target, proc, LiveReader(target.id, root), limits, OomCount(limits))
     probes: list[Probe] = []
     taken: set[str] = set()
     for name, factory in registry.factories.items():

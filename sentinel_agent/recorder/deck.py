@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import process_time
 from typing import TYPE_CHECKING
 
+from sentinel_agent.recorder.codec import decode_header
 from sentinel_agent.recorder.flight import Flight
 from sentinel_agent.recorder.rate import Load, Rate, RateSettings, plan, smoothed
 from sentinel_agent.recorder.ring import Ring
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.clock import Clock
     from sentinel_agent.config.settings import RecorderSettings, Settings
-    from sentinel_agent.core.model import Role, Target
+    from sentinel_agent.core.model import Target, TargetId
     from sentinel_agent.probes.live import LiveReader
     from sentinel_agent.recorder.ring import Batch
     from sentinel_agent.recorder.window import Window
@@ -45,6 +46,9 @@ _IDLE_RATE = 19.0
 _LEAST_SHARE = 0.3
 """Of the whole overhead the recorder may always take this much, whatever the rest of the agent costs."""
 _LONGEST_SLEEP = 0.25
+_HELD_SECONDS = 30.0
+_MOST_HELD = 8
+"""The rings of so many targets that have ended are kept, for so long: their last stacks are what one asks for."""
 
 
 @dataclass(slots=True)
@@ -81,6 +85,7 @@ class FlightDeck:
         self._spool = spool
         self._trouble = trouble
         self._seats: dict[int, _Seat] = {}
+        self._held: dict[TargetId, tuple[Ring, float]] = {}  # until when
         self._planned = clock.monotonic()
         self._cpu_before = process_time()
         self._spent = 0.0
@@ -101,15 +106,20 @@ class FlightDeck:
         self._seats[target.pid] = _Seat(target, flight, self._clock.monotonic())
 
     def remove(self, pid: int) -> None:
-        """Stop recording; whoever holds the ring can still read it."""
+        """Stop recording; `ring` finds what was recorded for a while, and it is still spooled."""
         seat = self._seats.pop(pid, None)
         if seat is not None:
             seat.flight.close()
+            self._held[seat.target.id] = (seat.flight.ring, self._clock.monotonic() + _HELD_SECONDS)
+        while len(self._held) > _MOST_HELD:
+            del self._held[next(iter(self._held))]
 
-    def ring(self, pid: int) -> Ring | None:
-        """The ring of a target."""
-        seat = self._seats.get(pid)
-        return seat.flight.ring if seat else None
+    def ring(self, target: TargetId) -> Ring | None:
+        """The ring of a target, also of one that has just ended."""
+        seat = self._seats.get(target.pid)
+        if seat is not None and seat.target.id == target:
+            return seat.flight.ring
+        return self._held[target][0] if target in self._held else None
 
     async def run(self) -> None:
         """Look at every target when it is due, for ever."""
@@ -118,6 +128,7 @@ class FlightDeck:
             if now - self._planned >= PLAN_SECONDS:
                 self._plan_rates(now - self._planned)
                 self._planned = now
+                self._held = {target: held for target, held in self._held.items() if held[1] > now}
             for seat in tuple(self._seats.values()):
                 if seat.due <= now:
                     self._look_guarded(seat)
@@ -167,12 +178,18 @@ class FlightDeck:
         """Hand what the spool has not got yet to `write`, which is to bring it to the disk off this thread."""
         if self._spool is None:
             return
-        batches = [batch for seat in self._seats.values() for batch in seat.flight.ring.take()]
+        rings = [
+            *(seat.flight.ring for seat in self._seats.values()),
+            *(ring for ring, _ in self._held.values()),
+        ]
+        batches = [batch for ring in rings for batch in ring.take()]
         if batches:
             await write(self._spool, batches, self._clock.wall())
 
-    async def window(self, role: Role, ring: Ring | None, since: float, until: float) -> Window:
-        """What was recorded of a role between two times (seconds since the epoch), from the ring and from the spool.
+    async def window(self, target: Target, ring: Ring | None, since: float, until: float) -> Window:
+        """What was recorded of a target between two times (seconds since the epoch), from the ring and from the spool.
+
+        The spool has also what an agent before this one recorded of it, and nothing of who filled its role before.
 
         Raises:
             ValueError: the window is empty.
@@ -180,12 +197,13 @@ class FlightDeck:
         pieces = ring.snapshot(since) if ring is not None else []
         oldest = ring.statistics().oldest if ring is not None else None
         spool = None if oldest is not None and oldest <= since else self._spool
-        return await asyncio.to_thread(_read, spool, role, pieces, since, until)
+        return await asyncio.to_thread(_read, spool, target, pieces, since, until)
 
 
-def _read(spool: Spool | None, role: Role, pieces: list[bytes], since: float, until: float) -> Window:
-    older = spool.read(role, since) if spool is not None else ()
-    return window([*pieces, *older], since, until)
+def _read(spool: Spool | None, target: Target, pieces: list[bytes], since: float, until: float) -> Window:
+    older = spool.read(target.role, since) if spool is not None else ()
+    own = [data for data in older if decode_header(data)[0].target == target.id]
+    return window([*pieces, *own], since, until)
 
 
 def make_deck(

@@ -50,6 +50,15 @@ class KernelStates:
             self._forget(native_id)
             return None
 
+    def asleep(self, native_id: int | None) -> int | None:
+        """Nanoseconds of CPU time that a sleeping thread has used (/proc/PID/task/TID/schedstat); None if it does not sleep."""
+        if self.on_cpu(native_id) is not False:
+            return None
+        try:
+            return int((self._folder / str(native_id) / "schedstat").read_bytes().split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
     def keep(self, native_ids: set[int]) -> None:
         """Close what belongs to threads that have ended."""
         for native_id in self._open.keys() - native_ids:
@@ -91,6 +100,7 @@ class Flight:
             self.ring.put(Tick(wall, monotonic, period, (), failed=1, late=late))
             return True
         self._learn(interpreter, threads, monotonic)
+        self._reader.pulse.see(interpreter, threads, monotonic, self._asleep)
         samples = [
             self._sample_of(thread) for thread in threads[:MAX_THREADS] if thread.stack.kind != "failed"
         ]
@@ -123,6 +133,10 @@ class Flight:
             kind="partial" if thread.stack.kind == "partial" else "whole",
             frames=tuple([self._place(frame) for frame in thread.stack.frames]),
         )
+
+    def _asleep(self, thread: ThreadStack) -> int | None:
+        facts = self._facts.get(thread.id)
+        return self._states.asleep(facts.native_id if facts else thread.native_id)
 
     def _place(self, frame: Frame) -> Place:
         place = self._places.get(frame)

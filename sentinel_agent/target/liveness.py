@@ -1,7 +1,7 @@
 """Know at once, and for sure, that a target has ended.
 
 A pidfd (pidfd_open(2)) becomes readable when the process exits, and keeps meaning that process when its number
-is used again. The exit status of a child of ours is looked at, never taken away: whoever started it reaps it.
+is used again. The exit status is looked at, never taken away: whoever started the process reaps it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+from sentinel_agent.core.ending import Ending, ending_of
 from sentinel_agent.errors import NoSuchTargetError
+from sentinel_agent.target.exit_status import exit_status, tells_later
 from sentinel_agent.target.identity import identity_of
 from sentinel_agent.target.procfs import ROOT, ProcDir, ProcFormatError
 
@@ -21,26 +23,37 @@ if TYPE_CHECKING:
     from sentinel_agent.core.model import TargetId
 
 
-class ExitWatch:
-    """Calls `on_exit(target, status)` once, when the target has ended.
+STATUS_SECONDS = 0.5
+"""How long the status of a stranger is waited for: the kernel tells it when its parent has reaped it."""
+_STATUS_EVERY = 0.01
 
-    `status` is the exit code, or minus the signal's number, for a child of this process that is not reaped
-    yet; None for any other. Must be made in a running event loop. Where the kernel refuses a pidfd, `at_once`
-    is False, `why_not` says why, and only `check`, called at each tick, notices.
+
+class ExitWatch:
+    """Calls `on_stop(target)` once, when the target has ended, and `on_exit(target, ending)` when it is known how.
+
+    Mostly both come at once, and the second within `STATUS_SECONDS`. Must be made in a running event loop. Where the
+    kernel refuses a pidfd, `at_once` is False, `why_not` says why, and only `check`, called at each tick, notices.
 
     Raises:
         NoSuchTargetError: the target has ended already, or its pid belongs to another process.
     """
 
     def __init__(
-        self, target: TargetId, on_exit: Callable[[TargetId, int | None], None], *, root: Path = ROOT
+        self,
+        target: TargetId,
+        on_exit: Callable[[TargetId, Ending], None],
+        on_stop: Callable[[TargetId], None] = lambda _: None,
+        *,
+        root: Path = ROOT,
     ) -> None:
         self.target = target
         self.why_not: str | None = None
         self._on_exit = on_exit
+        self._on_stop = on_stop
         self._root = root
         self._done = False
         self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.TimerHandle | None = None
         self._fd = -1
         try:
             self._fd = os.pidfd_open(target.pid)
@@ -69,26 +82,27 @@ class ExitWatch:
     def close(self) -> None:
         """Stop watching; harmless when done twice."""
         self._done = True
+        if self._waiting is not None:
+            self._waiting.cancel()
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
 
     def _ended(self) -> None:
-        status = self._status()
-        self.close()
-        self._on_exit(self.target, status)
+        self._done = True
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+        self._on_stop(self.target)
+        self._tell_how(self._loop.time() + STATUS_SECONDS)
 
-    def _status(self) -> int | None:
-        if self._fd < 0:
-            return None
-        try:
-            found = os.waitid(os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except OSError:  # not our child, or reaped already
-            return None
-        if found is None:
-            return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+    def _tell_how(self, until: float) -> None:
+        status = exit_status(self._fd, self.target, self._root)
+        if status is None and self._loop.time() < until and tells_later(self._fd):
+            self._waiting = self._loop.call_later(_STATUS_EVERY, self._tell_how, until)
+            return
+        self.close()
+        self._on_exit(self.target, Ending() if status is None else ending_of(status))
 
 
 def is_running(target: TargetId, root: Path = ROOT) -> bool:

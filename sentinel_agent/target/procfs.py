@@ -36,7 +36,10 @@ class ProcFormatError(TargetError):
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What is used of `/proc/PID/stat`. Times are in clock ticks, `start_time` counts from boot."""
+    """What is used of `/proc/PID/stat`. Times are in clock ticks, `start_time` counts from boot.
+
+    `exit_status` is as waitpid(2) has it; 0 too where the kernel does not show it to us.
+    """
 
     pid: int
     name: str
@@ -47,6 +50,7 @@ class Stat:
     threads: int
     start_time: int
     block_io_ticks: int
+    exit_status: int
 
     @property
     def kernel_thread(self) -> bool:
@@ -121,6 +125,7 @@ def parse_stat(raw: bytes) -> Stat:
             threads=int(fields[17]),
             start_time=int(fields[19]),
             block_io_ticks=int(fields[39]) if len(fields) > 39 else 0,
+            exit_status=int(fields[49]) if len(fields) > 49 else 0,
         )
     except ValueError:
         raise ProcFormatError("a field of a stat line is no number") from None

@@ -72,7 +72,7 @@ async def test_the_end_of_a_target_closes_what_is_held_for_it_and_gives_its_slot
     assert books.list.finished
     (gone,) = books.told(TargetGone)
     assert isinstance(gone, TargetGone)
-    assert gone.how == "killed by signal 9"
+    assert gone.how == "killed by SIGKILL"
     assert series.window(0.0, 1e12)["cpu"]
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 

@@ -15,10 +15,10 @@ import pytest
 
 from sentinel_agent.capture.profile import ProfileCapture
 from sentinel_agent.capture.pyspy import find_py_spy
-from sentinel_agent.capture.stacks import StacksCapture
+from sentinel_agent.capture.stacks import StacksCapture, look
 from sentinel_agent.core.model import TargetId
 from sentinel_agent.core.rule import CaptureSpec
-from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, PeerError
+from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, OperatorError, PeerError
 from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.profile.views import hottest
 from tests.capture.targets import (
@@ -79,8 +79,16 @@ async def test_the_stacks_pprof_holds_one_sample_for_each_thread(tmp_path: Path)
 
 async def test_a_pause_is_only_taken_when_asked_for_and_then_stored(tmp_path: Path) -> None:
     with service(tmp_path) as target:
-        result = await StacksCapture().capture(plan_for(target, tmp_path, CaptureSpec("stacks", pause=True)))
-    assert 0 < result.pause_us < 10_000_000
+        paused = CaptureSpec("stacks", pause=True)
+        result = await StacksCapture(look=look).capture(plan_for(target, tmp_path, paused, max_pause=5.0))
+        plain = await StacksCapture(look=look).capture(plan_for(target, tmp_path, STACKS, max_pause=5.0))
+        with pytest.raises(OperatorError, match="neither bounded nor measured"):
+            await ProfileCapture().capture(plan_for(target, tmp_path, CaptureSpec("profile", pause=True)))
+        short = await StacksCapture(look=look).capture(plan_for(target, tmp_path, paused, max_pause=1e-9))
+    assert short.note.startswith("read without a pause: process ")
+    assert 0 < short.pause_us < 5_000_000
+    assert 0 < result.pause_us < 5_000_000
+    assert plain.pause_us == 0
 
 
 @pytest.mark.parametrize("python", interpreters())

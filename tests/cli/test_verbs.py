@@ -146,7 +146,12 @@ def test_run_ends_with_the_status_of_its_command_and_says_events_on_stderr(
 ) -> None:
     words = ("--", sys.executable, "-c", "import time; time.sleep(0.4); raise SystemExit(7)")
     done = sentinel("run", "--json", "--data-dir", str(data), *words, check=7, place=False)
-    assert [json.loads(line)["type"] for line in done.err.splitlines()] == ["target_appeared", "target_gone"]
+    assert [json.loads(line)["type"] for line in done.err.splitlines()] == [
+        "target_appeared",
+        "target_gone",
+        "incident_opened",  # a status of 7 is a death
+        "incident_sealed",
+    ]
     assert done.out == ""
 
 

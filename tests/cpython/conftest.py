@@ -111,7 +111,8 @@ def start_target() -> Iterator[StartTarget]:
     running: list[subprocess.Popen[bytes]] = []
 
     def start(python: Path, *arguments: str) -> Target:
-        program, *rest = arguments if arguments[0] in ("-c", BUSY_PROGRAM) else (str(PROGRAM), *arguments)
+        other = arguments[0] == "-c" or arguments[0].endswith(".py")
+        program, *rest = arguments if other else (str(PROGRAM), *arguments)
         command = [str(python), program if program == "-c" else within(python, Path(program)), *rest]
         environment = os.environ | {"PYTHONPATH": packages_of(python)} if "uvloop" in rest else None
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)

@@ -14,6 +14,7 @@ from sentinel_agent.probes.live import LiveReader
 from sentinel_agent.recorder.deck import CLOSED_SECONDS, FlightDeck
 from sentinel_agent.recorder.flight import Flight, KernelStates
 from sentinel_agent.recorder.ring import Ring
+from sentinel_agent.recorder.sample import Tick
 from sentinel_agent.recorder.spool import Spool
 from sentinel_agent.recorder.window import window
 from sentinel_agent.target.identity import identify
@@ -126,7 +127,7 @@ async def test_the_deck_looks_at_its_rate_and_a_new_agent_reads_what_an_old_one_
         deck.add(target, reader)
         started = clock.monotonic()
         await run_for(deck, clock, 10.0)
-        ring = deck.ring(child.pid)
+        ring = deck.ring(target.id)
         assert ring is not None
         looks = ring.statistics().whole / 2
         assert looks / (clock.monotonic() - started) == pytest.approx(19.0, rel=0.1)
@@ -137,11 +138,42 @@ async def test_the_deck_looks_at_its_rate_and_a_new_agent_reads_what_an_old_one_
 
         await deck.spool(write)
         deck.remove(child.pid)
-        assert deck.ring(child.pid) is None
+        assert (
+            deck.ring(target.id) is ring
+        )  # the last stacks of a process are what one asks for after its end
+        await run_for(deck, clock, 31.0)
+        assert deck.ring(target.id) is None
     other = FlightDeck(clock, RecorderSettings(), 1.0, lambda _: 0.0, Spool(tmp_path, min_free_bytes=0))
-    seen = await other.window(ROLE, None, clock.wall() - 10, clock.wall())
+    seen = await other.window(target, None, clock.wall() - 50, clock.wall())
     names = {seen.record.frames[index].function for sample in seen.record.samples for index in sample.stack}
     assert {"spin", "rest"} <= names
+    successor = make_target(TargetId(child.pid, target.start_time + 1), ROLE)
+    nothing = await other.window(successor, None, clock.wall() - 50, clock.wall())
+    assert nothing.record.samples == ()  # who fills the role after it is another process
+
+
+async def test_only_so_many_rings_of_ended_targets_are_held_and_each_is_still_spooled(tmp_path: Path) -> None:
+    """A crash loop takes bounded memory; the last look at a target goes to the disk although it has ended."""
+    clock = FakeClock()
+    deck = FlightDeck(clock, RecorderSettings(), 1.0, lambda _: 0.0, Spool(tmp_path, min_free_bytes=0))
+    for pid in range(1, 20):
+        target = make_target(TargetId(pid, pid), ROLE)
+        deck.add(target, LiveReader(target.id))
+        ring = deck.ring(target.id)
+        assert ring is not None
+        ring.put(Tick(clock.wall(), clock.monotonic(), 0.05, ()))
+        deck.remove(pid)
+    held = [pid for pid in range(1, 20) if deck.ring(TargetId(pid, pid))]
+    assert held == list(range(20 - len(held), 20))
+    assert len(held) <= 8
+    written: list[object] = []
+
+    async def write(_: Spool, batches: object, __: float) -> None:
+        written.extend(batches)  # type: ignore[arg-type]  # the batches of the rings
+
+    await deck.spool(write)
+    await deck.spool(write)
+    assert len(written) == len(held)
 
 
 async def test_a_target_that_cannot_be_read_is_tried_now_and_then() -> None:
@@ -191,8 +223,8 @@ async def test_a_fault_of_ours_ends_one_recording_and_is_told(monkeypatch: pytes
 
         monkeypatch.setattr(Flight, "sample", faulty)
         await run_for(deck, clock, 3.0)
-        assert deck.ring(1) is None
-        ring = deck.ring(child.pid)
+        assert list(deck._seats) == [child.pid]
+        ring = deck.ring(identify(child.pid))
         assert ring is not None
         assert ring.statistics().whole > 20
         deck.remove(child.pid)

@@ -49,6 +49,9 @@ FIRST_FIRE = {
     "oom-kill": 80,
     "fd-growth": 219 + 30,  # 400 + 19 * 13 is the first over 640
     "task-growth": 100 + 5,
+    "loop-stall": 75,
+    "gc-pause": 66,
+    "gc-thrash": 50 + 10,
     "thread-growth": 100 + 5,
 }
 
@@ -73,7 +76,9 @@ def healthy(life: range) -> str:
     minutes a burst of clients stays for 20 s; once the machine is so busy that the container is throttled for 4 s.
     """
     chance = random.Random(1)
-    lines = ["time,cpu,cpu_limit,rss,rss_limit,threads,fds,tasks,throttled,memory_events,oom_kills"]
+    lines = [
+        "time,cpu,cpu_limit,rss,rss_limit,threads,fds,tasks,throttled,memory_events,oom_kills,loop_stall,gc_pause,gc_collections_gen2"
+    ]
     for t in life:
         age = t - life.start
         day = 1 + t / 3600
@@ -86,8 +91,9 @@ def healthy(life: range) -> str:
         fds = 40 + warm * (150 * day + burst) + chance.gauss(0, 8)
         threads = 8 + round(16 * warm) + chance.randint(0, 8)
         throttled = 40 if 1800 <= t < 1804 else chance.choice((0, 0, 0, 5))
+        pauses = f"{chance.choice((0, 0, 0, 0.06)):.2f},{chance.choice((0, 0, 0.05)):.2f},{chance.choice((0, 0, 1))}"
         cells = (cpu, cpu / 2, rss, rss / (512 * MIB) * 100, threads, fds, fds, throttled)
-        lines.append(f"{t}," + ",".join(f"{max(0.0, cell):.2f}" for cell in cells) + ",0,0")
+        lines.append(f"{t}," + ",".join(f"{max(0.0, cell):.2f}" for cell in cells) + f",0,0,{pauses}")
     return "\n".join(lines) + "\n"
 
 
@@ -115,6 +121,9 @@ NEAR_MISSES: dict[str, Callable[[int], float]] = {
     "memory-limit-hit": lambda t: 0,
     "oom-kill": lambda t: 0,
     "fd-growth": lambda t: 20 if t < 200 else 250,  # twelvefold, but few
+    "loop-stall": lambda t: 0.4 if t % 5 else 0.0,  # slow handlers, none of them a stop
+    "gc-pause": lambda t: 0.2 if t % 30 == 0 else 0.0,
+    "gc-thrash": lambda t: 30 if t % 12 < 9 else 0,  # a batch of 9 s
     "task-growth": lambda t: 20 if t < 100 else 400,  # a twentyfold burst that a gateway lives with
     "thread-growth": lambda t: 5 if t < 100 else 32,  # an executor that fills up
 }

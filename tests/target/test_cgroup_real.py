@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -13,48 +10,19 @@ import pytest
 
 from sentinel_agent.probes.base import Moment
 from sentinel_agent.probes.registry import build_probes, load_registry
-from sentinel_agent.target.cgroup import Controller, host_of, locate, read_limits
+from sentinel_agent.target.cgroup import host_of, read_limits
 from sentinel_agent.target.procfs import ProcDir
 from tests.probes.subjects import target_of
+from tests.target.cgroups import below, own
 from tests.target.fakeproc import line, running, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
 MEMORY = 64 * 1024**2
 QUOTA = {1: (("cpu.cfs_period_us", "20000"), ("cpu.cfs_quota_us", "5000")), 2: (("cpu.max", "5000 20000"),)}
-NO_SWAP = (("memory.swappiness", "0"), ("memory.swap.max", "0"))
-LIMIT = {1: "memory.limit_in_bytes", 2: "memory.max"}
-
-
-def _own(name: str) -> Controller:
-    with ProcDir(os.getpid()) as proc:
-        found = locate(proc, "cpu" if name == "cpu" else "memory")
-    if found is None:
-        pytest.skip(f"no {name} controller is mounted where this test runs")
-    if not os.access(found.levels[0], os.W_OK) or os.geteuid() != 0:
-        if os.environ.get("SENTINEL_TEST_NO_CGROUP"):
-            pytest.skip("SENTINEL_TEST_NO_CGROUP is set: cgroups cannot be made here")
-        pytest.fail(
-            f"{found.levels[0]} cannot be written; set SENTINEL_TEST_NO_CGROUP=1 if that is as it must be"
-        )
-    return found
-
-
-@contextmanager
-def _below(controller: Controller, pid: int) -> Iterator[Path]:
-    """A cgroup below our own with the process in it; both are put back at the end."""
-    folder = Path(controller.levels[0]) / f"sentinel-test-{os.getpid()}"
-    folder.mkdir()
-    try:
-        (folder / "cgroup.procs").write_text(str(pid))
-        yield folder
-    finally:
-        with suppress(ProcessLookupError):
-            (Path(controller.levels[0]) / "cgroup.procs").write_text(str(pid))
-        folder.rmdir()
 
 
 def test_real_limits_throttling_and_memory_events() -> None:
@@ -71,20 +39,16 @@ def test_real_limits_throttling_and_memory_events() -> None:
         "    os._exit(len(b'x' * 2**20 * 128) > 0)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True); input()\n"
     )
-    cpu, memory = _own("cpu"), _own("memory")
+    cpu, memory = own("cpu"), own("memory")
     with (
         running(code) as child,
-        _below(cpu, child.pid) as quota,
-        _below(memory, child.pid) as limit,
+        below(cpu, child.pid) as quota,
+        below(memory, child.pid, limit=MEMORY),
         build_probes(target_of(child.pid), load_registry([])) as probes,
     ):
         line(child)
         for name, value in QUOTA[cpu.version]:
             (quota / name).write_text(value)
-        for name, value in NO_SWAP:
-            with suppress(FileNotFoundError, PermissionError):
-                (limit / name).write_text(value)
-        (limit / LIMIT[memory.version]).write_text(str(MEMORY))
         with ProcDir(child.pid) as proc:
             limits = read_limits(proc, host_of(child.pid))
         assert (limits.cpu_cores, limits.memory) == (0.25, MEMORY)

@@ -27,7 +27,7 @@ TASK_OFFSETS_SIZE = 13 * 8
 
 # Structs that have grown in micro releases before: the target's word holds. All others have fields that the target does
 # not tell; there a difference means that those moved too.
-_TOLD = ("runtime.", "interp.", "thread.tasks_head")
+_TOLD = ("runtime.", "interp.", "thread.tasks_head", "gc.state")
 _TASK_OFFSETS = {
     "task.size": 0,
     "task.name": 8,

@@ -100,6 +100,7 @@ class Frame(msgspec.Struct, frozen=True):
 class Code(msgspec.Struct, frozen=True):
     """`PyCodeObject`. `bytecode` is the pointer to a bytes object up to 3.10, the array itself from 3.11 on.
 
+    `localnames` is a tuple of the names of the locals: of the variables up to 3.10, of all of `localsplus` from 3.11 on.
     `framesize` (in words) is there from 3.12 on; in 3.11 it is the sum of `nlocalsplus`, `stacksize` and the frame's size.
     """
 
@@ -110,6 +111,7 @@ class Code(msgspec.Struct, frozen=True):
     linetable: int
     stacksize: int
     bytecode: int
+    localnames: int
     qualname: int = ABSENT
     nlocalsplus: int = ABSENT
     framesize: int = ABSENT
@@ -133,6 +135,7 @@ class Objects(msgspec.Struct, frozen=True):
     bytes_sval: int
     int_size: int
     int_digits: int
+    float_value: int
     tuple_item: int
     list_item: int
     weakref_object: int
@@ -224,6 +227,27 @@ class Task(msgspec.Struct, frozen=True):
     foreign_eager: int = ABSENT
 
 
+class Gc(msgspec.Struct, frozen=True):
+    """The garbage collector's `_gc_runtime_state`, at `state` in `PyInterpreterState` (in `_PyRuntimeState` in 3.8).
+
+    `stats` are three `gc_generation_stats` of `stats_size` bytes each. From 3.15 on it points to rings of them (`gc_stats`):
+    the youngest generation's first, with its place at `young_index`, then those of two older ones from `old` on, `old_size` bytes
+    each, with their place at `old_index`.
+    """
+
+    state: int
+    collecting: int
+    stats: int
+    stats_size: int
+    collections: int
+    collected: int
+    uncollectable: int
+    young_index: int = ABSENT
+    old: int = ABSENT
+    old_size: int = ABSENT
+    old_index: int = ABSENT
+
+
 class Layout(msgspec.Struct, frozen=True):
     """Everything about one minor version. `generated_from` is the full version the table was taken from.
 
@@ -245,4 +269,5 @@ class Layout(msgspec.Struct, frozen=True):
     set: Set
     generator: Generator
     task: Task
+    gc: Gc
     debug_offsets: Mapping[str, int] = {}

@@ -1,0 +1,133 @@
+"""What consecutive looks at a target tell that a single one does not: stalls of its event loops, pauses of its collector.
+
+Of a loop that shows nothing of itself, the kernel tells one thing: a thread that was asleep in a callback at both looks, and has
+used no CPU time between them, is still in it. So a call that blocks is seen there, and one that computes is not.
+
+Both are lower bounds, never overstated: the time between the first and the last look that saw one and the same callback, or one
+and the same collection. The resolution is one sampling period of the flight recorder, whose looks these are; what is
+shorter than that may be seen as 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sentinel_agent.cpython.loops import Callback
+from sentinel_agent.cpython.memory import UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from sentinel_agent.cpython.collector import Collector
+    from sentinel_agent.cpython.loops import Doing
+    from sentinel_agent.cpython.process import Interpreter
+    from sentinel_agent.cpython.threads import ThreadStack
+
+NOT_RECORDED = (
+    "no stack was recorded since the last reading: see recorder.enabled, and `doctor` for what can be read"
+)
+OPAQUE = (
+    "its event loop is not asyncio's own (uvloop is one in C): from outside one callback is not told from the next, "
+    "and none was seen that slept"
+)
+
+
+class _Seen(NamedTuple):
+    what: Hashable
+    since: float
+
+
+class Stretches:
+    """The longest stretch of time over which the same thing was seen, in each of several places."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, _Seen] = {}
+        self._longest = 0.0
+
+    def see(self, place: int, what: Hashable, now: float) -> None:
+        """`what` is there at `now` (seconds); None for nothing."""
+        seen = self._seen.get(place)
+        if what is None:
+            self._seen.pop(place, None)
+        elif seen is None or seen.what != what:
+            self._seen[place] = _Seen(what, now)
+        else:
+            self._longest = max(self._longest, now - seen.since)
+
+    def keep(self, places: set[int]) -> None:
+        """Forget all other places."""
+        for place in self._seen.keys() - places:
+            del self._seen[place]
+
+    def take(self) -> float:
+        """The longest since this was last asked; one that lasts goes on."""
+        longest, self._longest = self._longest, 0.0
+        return longest
+
+
+class Pulse:
+    """Fed with every look by the flight recorder, asked at every tick by the probes."""
+
+    def __init__(self) -> None:
+        self._stalls = Stretches()
+        self._collections = Stretches()
+        self._looks = self._loops = self._opaque = 0
+        self._collector_looks = 0
+        self._unreadable: str | None = None
+
+    def see(
+        self,
+        interpreter: Interpreter,
+        threads: Sequence[ThreadStack],
+        now: float,
+        asleep: Callable[[ThreadStack], int | None] = lambda _: None,
+    ) -> None:
+        """One look at `now`, in seconds of a clock that never jumps.
+
+        `asleep` is asked after the look: how much CPU time a thread has used, if it sleeps; None if not, or unknown.
+        """
+        self._looks += 1
+        for thread in threads:
+            doing = interpreter.loop(thread)
+            if doing == "opaque callback":
+                self._stalls.see(thread.id, asleep(thread), now)
+            self._see_loop(thread.id, doing, now)
+        self._stalls.keep({thread.id for thread in threads})
+        try:
+            self._see_collector(interpreter.collector(), now)
+        except UnreadableError as error:
+            self._unreadable = error.message
+
+    def _see_loop(self, thread: int, doing: Doing, now: float) -> None:
+        if doing is None:
+            return
+        self._loops += 1
+        if doing in ("opaque", "opaque callback"):
+            self._opaque += 1
+        elif isinstance(doing, Callback):
+            self._stalls.see(thread, doing, now)
+        elif doing == "waiting":
+            self._stalls.see(thread, None, now)
+
+    def _see_collector(self, collector: Collector, now: float) -> None:
+        """A collection counts when it ends: while the count stands still it is the same one."""
+        state = None if collector.idle() else collector.read()
+        self._collector_looks += 1
+        self._collections.see(0, state.collections if state and state.collecting else None, now)
+
+    def stall(self) -> float | str | None:
+        """Seconds of the longest stall since this was last asked; why it is not known; None where no loop runs."""
+        looks, loops, opaque = self._looks, self._loops, self._opaque
+        self._looks = self._loops = self._opaque = 0
+        longest = self._stalls.take()
+        if not looks:
+            return NOT_RECORDED
+        if not loops:
+            return None
+        return OPAQUE if opaque == loops and not longest else longest
+
+    def pause(self) -> float | str:
+        """Seconds of the longest collection since this was last asked, or why it is not known."""
+        looks, self._collector_looks = self._collector_looks, 0
+        longest = self._collections.take()
+        return longest if looks else self._unreadable or NOT_RECORDED
