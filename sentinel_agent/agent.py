@@ -19,7 +19,14 @@ from sentinel_agent.config.watch import differences
 from sentinel_agent.core.budget import Budget
 from sentinel_agent.core.decision import to_line
 from sentinel_agent.core.engine import RuleEngine
-from sentinel_agent.core.event import SettingsRefused, SettingsReloaded, TargetAppeared, TargetGone, Trouble
+from sentinel_agent.core.event import (
+    LimitReached,
+    SettingsRefused,
+    SettingsReloaded,
+    TargetAppeared,
+    TargetGone,
+    Trouble,
+)
 from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.probes.registry import load_registry
 from sentinel_agent.recorder.deck import SPOOL_SECONDS, make_deck
@@ -199,8 +206,10 @@ class Agent:
     def _judge(self, now: float, series: TargetSeries, readings: Mapping[str, Reading]) -> None:
         role = series.target.role
         decisions = self._engine.tick(role, now, readings, series.rings)
-        self._status.note(series.target, decisions)
+        before = self._status.note(series.target, decisions)
         for decision in decisions:
+            if decision.reason == "limit" and before.get(decision.rule) != "limit":
+                self._tell(LimitReached(now, decision.rule, series.target))
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("decision %s", to_line(self._engine.record(decision, readings, series.rings)))
             if decision.fire or decision.light:

@@ -106,9 +106,11 @@ class StatusWriter:
         self._began = clock.monotonic()
         self._last: dict[str, tuple[Target, Sequence[Decision]]] = {}
 
-    def note(self, target: Target, decisions: Sequence[Decision]) -> None:
-        """Remember the newest decisions of a target."""
+    def note(self, target: Target, decisions: Sequence[Decision]) -> dict[str, str]:
+        """Remember the newest decisions of a target; the reasons of those before, by rule."""
+        _, before = self._last.get(target.role.key, (target, ()))
         self._last[target.role.key] = (target, decisions)
+        return {decision.rule: decision.reason for decision in before}
 
     def forget(self, target: Target) -> None:
         """The target has ended."""
