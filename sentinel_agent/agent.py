@@ -28,6 +28,8 @@ from sentinel_agent.core.event import (
     Trouble,
 )
 from sentinel_agent.errors import SentinelError, StoreError
+from sentinel_agent.export.base import ReadingSet
+from sentinel_agent.export.hub import make_hub
 from sentinel_agent.probes.registry import load_registry
 from sentinel_agent.recorder.deck import SPOOL_SECONDS, make_deck
 from sentinel_agent.responder import DiskThread, Firing, Responder, firing_of
@@ -119,6 +121,7 @@ class Agent:
         self._responder.deck = self._deck
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
         self._responding: set[asyncio.Task[None]] = set()
+        self.exports = make_hub(settings.exporters, store.data_dir, clock)
 
     @property
     def targets_seen(self) -> int:
@@ -136,6 +139,7 @@ class Agent:
             OSError: nobody listens any more.
         """
         self._stop = stop
+        self.exports.start()
         try:
             self._engine.load_limits(await self._disk(stored_limits, self._store))
             await self._watchlist.scan()
@@ -161,6 +165,7 @@ class Agent:
                 await self._keep_limits(self._engine.changed_limits())  # the cooldowns that began just now
         finally:
             self._watchlist.close()
+            await self.exports.close()
             await self._disk(self._status.withdraw)
             self._disk.close()
         if self._unheard is not None:
@@ -204,6 +209,9 @@ class Agent:
             self._internal_fault(error)
 
     def _judge(self, now: float, series: TargetSeries, readings: Mapping[str, Reading]) -> None:
+        if self.exports.wants("metrics"):
+            values = {name: each.value for name, each in readings.items() if each.value is not None}
+            self.exports.offer("metrics", ReadingSet(now, series.target, values))
         role = series.target.role
         decisions = self._engine.tick(role, now, readings, series.rings)
         before = self._status.note(series.target, decisions)
@@ -307,6 +315,9 @@ class Agent:
 
     async def _publish(self) -> None:
         reloader = self._reloader
+        exports = self.exports.statistics()
+        if self.exports.wants("metrics"):
+            self.exports.offer("metrics", self._status.reading(self._sampler, self._responder, exports))
         document = self._status.describe(
             reloader.loaded,
             reloader.last_error,
@@ -314,6 +325,7 @@ class Agent:
             self._sampler,
             self._responder,
             self._troubles,
+            exports,
         )
         await self._disk(self._status.publish, document)
 
@@ -331,6 +343,7 @@ class Agent:
                 return
             if len(self._troubles) < _TROUBLES_KEPT:
                 self._troubles[event.what] = 1
+        self.exports.tell(event)
         if self._unheard is not None:
             return
         try:

@@ -59,13 +59,19 @@ class Backlog:
         self._memory: deque[Batch] = deque()
         self._memory_bytes = memory_bytes
         self._held_bytes = self._held_items = 0
-        self._spool = spool
+        self._spool: Spool | None = None
         self._head: Batch | None = None  # the spool's oldest, loaded
         if spool is not None:
-            try:
-                spool.open()
-            except OSError as error:
-                self._give_up_disk(error)
+            self.use(spool)
+
+    def use(self, spool: Spool) -> None:
+        """Keep on disk what memory has no room for. What the spool holds already comes first."""
+        try:
+            spool.open()
+        except OSError as error:
+            self.disk_error = f"nothing is spooled: {_words(error)}"
+        else:
+            self._spool = spool
 
     def __len__(self) -> int:
         return len(self._memory) + (len(self._spool) if self._spool else 0)
@@ -158,10 +164,6 @@ class Backlog:
             self._spool.drop()
         except OSError as error:
             self.disk_error = _words(error)
-
-    def _give_up_disk(self, error: OSError) -> None:
-        self.disk_error = f"nothing is spooled: {_words(error)}"
-        self._spool = None
 
 
 def _words(error: OSError) -> str:

@@ -8,23 +8,29 @@ delivered is on disk for the next start, or counted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import logging
+import os
+import random
+import socket
 import threading
 from typing import TYPE_CHECKING
 
-from sentinel_agent.export.base import LineStatus, SendError
+from sentinel_agent import __version__
+from sentinel_agent.core.event import IncidentSealed
+from sentinel_agent.export.base import ExportedEvent, ExporterContext, LineStatus, SendError
 from sentinel_agent.export.line import Line
-from sentinel_agent.export.registry import Made, as_exporter, as_view, make
-from sentinel_agent.export.spool import Spool
+from sentinel_agent.export.registry import Made, as_exporter, as_view, installed, make
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sentinel_agent.clock import Clock
+    from sentinel_agent.core.event import Event
     from sentinel_agent.export.base import (
         Exporter,
-        ExporterContext,
         ExporterFactory,
         ExporterOptions,
         Item,
@@ -36,6 +42,8 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 2.0
 """How long a stop waits for what is still to be delivered."""
+_SLOTS = 8
+"""Agents that may share a data directory and spool."""
 _LAST_WORDS = 0.5
 """After the deadline: time for cancelled requests to end and for the disk."""
 
@@ -44,9 +52,13 @@ class Hub:
     """Lines for exporters that send, and the views that are asked."""
 
     def __init__(
-        self, entries: Iterable[Made], folder: Path | None, clock: Clock, chance: Callable[[], float]
+        self,
+        entries: Iterable[Made],
+        folder: Path | None,
+        clock: Clock,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        """Take what `registry.make` made. `folder` is for spools, one below it per exporter and signal; None: no disk."""
+        """Take what `registry.make` made. Spools are below `folder`; None: nothing goes to disk."""
         self._clock = clock
         self._lines: dict[Signal, list[Line]] = {}
         self._views: dict[Signal, list[View]] = {}
@@ -56,11 +68,12 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._deadline = STOP_SECONDS
+        self._folder = folder
         self._view: View | None = None
         for made in entries:
-            self._take_up(made, folder, chance)
+            self._take_up(made, chance)
 
-    def _take_up(self, made: Made, folder: Path | None, chance: Callable[[], float]) -> None:
+    def _take_up(self, made: Made, chance: Callable[[], float]) -> None:
         if (view := as_view(made)) is not None:
             self._view = self._view or view
             for signal in made.signals:
@@ -73,12 +86,7 @@ class Hub:
             return
         self._exporters.append((made.name, exporter))
         for signal in made.signals:
-            spool = None
-            if folder is not None and made.options.spool_bytes:
-                spool = Spool(folder / made.name / signal, made.options.spool_bytes)
-            line = Line(
-                made.name, signal, exporter, made.options, clock=self._clock, chance=chance, spool=spool
-            )
+            line = Line(made.name, signal, exporter, made.options, clock=self._clock, chance=chance)
             self._lines.setdefault(signal, []).append(line)
 
     @property
@@ -96,6 +104,13 @@ class Hub:
             line.offer(item)
         for view in self._views.get(signal, ()):
             view.observe(item)
+
+    def tell(self, event: Event) -> None:
+        """Hand on an event of the agent, if it is one that leaves the house; a sealed incident brings its artifacts."""
+        if isinstance(event, ExportedEvent):
+            self.offer("events", event)
+        if isinstance(event, IncidentSealed):
+            self.offer("artifacts", event)
 
     @property
     def metrics_text(self) -> Callable[[str | None], tuple[str, bytes]] | None:
@@ -123,6 +138,11 @@ class Hub:
             self._thread = threading.Thread(target=self._main, name="sentinel-export", daemon=True)
             self._thread.start()
 
+    async def close(self) -> None:
+        """`stop`, from a loop that goes on meanwhile."""
+        if self._thread is not None:
+            await asyncio.to_thread(self.stop)
+
     def stop(self, deadline: float = STOP_SECONDS) -> None:
         """Deliver what is left, for at most `deadline` seconds, then end. Blocks; a second call does nothing.
 
@@ -149,20 +169,17 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         if self._thread is None:  # stopped before it began
             self._stop.set()
-        running = [asyncio.ensure_future(self._guarded(line)) for line in self.lines]
-        await self._stop.wait()
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=_LAST_WORDS) if running else None
-        drains = [asyncio.ensure_future(line.drain()) for line in self.lines]
-        if drains:
-            _, late = await asyncio.wait(drains, timeout=self._deadline)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=_LAST_WORDS / 2)
-        for line in self.lines:
-            line.shelve()
+        with _slot(self._folder) as folder:
+            for line in self.lines:
+                line.use_disk(folder)
+            running = [asyncio.ensure_future(self._guarded(line)) for line in self.lines]
+            await self._stop.wait()
+            await _end(running, _LAST_WORDS / 2)
+            drains = [asyncio.ensure_future(line.drain()) for line in self.lines]
+            await asyncio.wait(drains, timeout=self._deadline)
+            await _end(drains, _LAST_WORDS / 2)
+            for line in self.lines:
+                line.shelve()
         for name, exporter in self._exporters:
             try:
                 async with asyncio.timeout(_LAST_WORDS / 2):
@@ -180,20 +197,62 @@ class Hub:
                 await self._clock.sleep(1.0)
 
 
+async def _end(tasks: Sequence[asyncio.Future[None]], seconds: float) -> None:
+    """Cancel what still runs and give it a moment."""
+    late = [task for task in tasks if not task.done()]
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late, timeout=seconds)
+
+
+@contextlib.contextmanager
+def _slot(folder: Path | None) -> Iterator[Path | None]:
+    """A folder below `folder` that no other agent uses, the first that is free: so what an agent left behind is found.
+
+    None where there is none to be had; the reason is logged.
+    """
+    if folder is None:
+        yield None
+        return
+    for number in range(_SLOTS):
+        own = folder / str(number)
+        try:
+            own.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            log.warning("nothing is spooled: %s", error)
+            break
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            continue
+        try:
+            yield own
+        finally:
+            os.close(fd)
+        return
+    yield None
+
+
 def make_hub(
     settings: Mapping[str, ExporterOptions],
-    folder: Path | None,
+    data_dir: Path,
     clock: Clock,
-    chance: Callable[[], float],
-    *,
-    kinds: Mapping[str, ExporterFactory],
-    context: Callable[[str], ExporterContext],
+    kinds: Mapping[str, ExporterFactory] | None = None,
 ) -> Hub:
     """The hub of the settings. The exporter `prometheus` is there even if they do not name it: `/metrics` needs it."""
-    entries = [make(name, options, context(name), kinds) for name, options in settings.items()]
-    if "prometheus" in kinds and not any(made.kind == "prometheus" for made in entries):
-        entries.append(make("prometheus", kinds["prometheus"].Options(), context("prometheus"), kinds))
-    return Hub(entries, folder, clock, chance)
+    known = installed() if kinds is None else kinds
+    host = socket.gethostname()
+    entries = [
+        make(name, options, ExporterContext(name, clock, __version__, host), known)
+        for name, options in settings.items()
+    ]
+    if "prometheus" in known and not any(made.kind == "prometheus" for made in entries):
+        context = ExporterContext("prometheus", clock, __version__, host)
+        entries.append(make("prometheus", known["prometheus"].Options(), context, known))
+    return Hub(entries, data_dir / "export", clock)
 
 
 async def try_out(exporter: Exporter, signal: Signal, item: Item, seconds: float) -> tuple[bool, str]:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Literal
 
 from sentinel_agent.export.backlog import Backlog, Losses
 from sentinel_agent.export.base import LineState, LineStatus, SendError, moment, weight
-from sentinel_agent.export.spool import Batch
+from sentinel_agent.export.spool import Batch, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from sentinel_agent.clock import Clock
     from sentinel_agent.export.base import Exporter, ExporterOptions, Item, Signal
-    from sentinel_agent.export.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,12 @@ class Line:
             next_try=self._next_try,
         )
 
-    # -- the exporters' loop ---------------------------------------------------------------------------------
+    # -- the exporters' thread -------------------------------------------------------------------------------
+
+    def use_disk(self, folder: Path | None) -> None:
+        """Spool below `folder`, and take up what is there. None: memory only."""
+        if folder is not None and self._options.spool_bytes:
+            self._backlog.use(Spool(folder / self.name / self.signal, self._options.spool_bytes))
 
     async def run(self) -> None:
         """Pack and deliver until cancelled."""

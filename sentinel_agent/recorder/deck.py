@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from time import process_time
 from typing import TYPE_CHECKING
@@ -85,6 +86,7 @@ class FlightDeck:
         self._cpu_before = process_time()
         self._spent = 0.0
         self._others = overhead * _OTHERS_AT_FIRST
+        self._past: Counter[str] = Counter(whole=0, partial=0, failed=0)  # of targets that are gone
 
     def add(self, target: Target, reader: LiveReader) -> None:
         """Record one more target from now on."""
@@ -104,12 +106,20 @@ class FlightDeck:
         """Stop recording; whoever holds the ring can still read it."""
         seat = self._seats.pop(pid, None)
         if seat is not None:
+            _count(self._past, seat.flight.ring)
             seat.flight.close()
 
     def ring(self, pid: int) -> Ring | None:
         """The ring of a target."""
         seat = self._seats.get(pid)
         return seat.flight.ring if seat else None
+
+    def samples_taken(self) -> dict[str, float]:
+        """How many stacks were taken since the start, by result: `samples_whole`, `samples_partial`, `samples_failed`."""
+        counts = self._past.copy()
+        for seat in self._seats.values():
+            _count(counts, seat.flight.ring)
+        return {f"samples_{result}": float(count) for result, count in counts.items()}
 
     async def run(self) -> None:
         """Look at every target when it is due, for ever."""
@@ -181,6 +191,11 @@ class FlightDeck:
         oldest = ring.statistics().oldest if ring is not None else None
         spool = None if oldest is not None and oldest <= since else self._spool
         return await asyncio.to_thread(_read, spool, role, pieces, since, until)
+
+
+def _count(counts: Counter[str], ring: Ring) -> None:
+    found = ring.statistics()
+    counts.update(whole=found.whole, partial=found.partial, failed=found.failed)
 
 
 def _read(spool: Spool | None, role: Role, pieces: list[bytes], since: float, until: float) -> Window:
