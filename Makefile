@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROXIES := .cache/proxies
 INTERPRETERS := .cache/interpreters
 
-.PHONY: demo test lint types unit e2e wheel bench clean
+.PHONY: demo test lint types unit e2e wheel interop bench clean
 
 demo: .venv/.demo
 	@$(BIN)/sentinel-agent demo
@@ -27,7 +27,7 @@ types: .venv/.test
 # Every branch of the core; the tracer would slow the other tests, which read real processes.
 unit: .venv/.test $(INTERPRETERS)/.tried
 	$(BIN)/pytest tests/core --cov=sentinel_agent/core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
-	$(BIN)/pytest -m "not e2e and not wheel" --ignore=tests/core
+	$(BIN)/pytest -m "not e2e and not wheel and not interop" --ignore=tests/core
 
 e2e: .venv/.test $(PROXIES)/.done
 	$(BIN)/pytest -m e2e
@@ -62,6 +62,11 @@ $(PROXIES)/.done: .venv/bin/python tests/e2e/proxies/requirements-proxypy.txt te
 $(INTERPRETERS)/.tried: .venv/bin/python tools/interpreters.sh
 	tools/interpreters.sh $(INTERPRETERS) $(BIN)/python
 	@touch $@
+
+# Real backends that come from Maven and Go (the Zipkin server, an OpenTelemetry collector); `make test` does without.
+interop: .venv/.test
+	tools/interop.sh .cache/interop
+	$(BIN)/pytest -m interop
 
 # What the agent costs at defaults; figures, not a test.
 bench: .venv/.test
