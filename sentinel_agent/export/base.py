@@ -119,7 +119,10 @@ until somebody changes something (wrong path, no permission, a handler that is o
 
 
 class SendError(PeerError):
-    """The backend did not take a batch. `retry_after` is what it asked for, in seconds."""
+    """The backend did not take a batch. `retry_after` is what it asked for, in seconds.
+
+    `lost` is set where it took the batch but for so many items (then `rejected`).
+    """
 
     def __init__(
         self,
@@ -127,11 +130,13 @@ class SendError(PeerError):
         blame: Blame = "passing",
         *,
         retry_after: float | None = None,
+        lost: int | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.blame: Blame = blame
         self.retry_after = retry_after
+        self.lost = lost
 
 
 @dataclass(frozen=True, slots=True)

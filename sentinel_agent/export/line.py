@@ -244,7 +244,7 @@ class Line:
                 answer = await self._exporter.send(self.signal, batch.body)
         except SendError as error:
             self._retry_after = error.retry_after
-            return self._failed(batch, error.blame, error.message)
+            return self._failed(batch, error.blame, error.message, error.lost)
         except TimeoutError:
             return self._failed(batch, "passing", f"no answer within {self._options.timeout:g} s")
         except Exception as error:  # noqa: BLE001 - whatever a stranger's exporter raises, the line goes on
@@ -281,13 +281,16 @@ class Line:
         self._state, self._failures = NEXT["delivered"], 0
         self._last_success, self._last_answer = now, answer[:_MAX_WORDS]
 
-    def _failed(self, batch: Batch, outcome: Outcome, why: str) -> Outcome:
+    def _failed(self, batch: Batch, outcome: Outcome, why: str, lost: int | None = None) -> Outcome:
         before, self._state = self._state, NEXT[outcome]
         self._note_error(why)
         if outcome == "rejected":
+            count = batch.items if lost is None else max(0, min(lost, batch.items))
             if self._is_head(batch):
-                self._backlog.lose("rejected")
-            log.warning("exporter %s: %d %s were rejected: %s", self.name, batch.items, self.signal, why)
+                self._losses.add("rejected", count, batch.first, batch.last)
+                self._sent += batch.items - count
+                self._backlog.done()
+            log.warning("exporter %s: %d %s were rejected: %s", self.name, count, self.signal, why)
             return outcome
         self._failures += 1
         if self._down_since is None:

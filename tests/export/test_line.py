@@ -203,3 +203,17 @@ async def test_without_a_spool_a_stop_counts_what_it_leaves() -> None:
     made.shelve()
     assert made.status().lost == {"stopped": 2}
     assert made.status().waiting == 0
+
+
+async def test_a_batch_that_is_taken_but_for_some_loses_those() -> None:
+    """OTLP's partial success: what was rejected is counted, the rest was delivered."""
+    backend, clock = Scripted(), HeldClock()
+    backend.answers = [SendError("2 rejected", "rejected", lost=2)]
+    async with running(line(backend, clock)) as made:
+        for number in range(1, 6):
+            made.offer((span(number),))
+        await clock.let_pass(1.0)
+        await settle()
+    assert made.status().lost == {"rejected": 2}
+    assert made.status().sent == 3
+    assert made.status().waiting == 0
