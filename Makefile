@@ -7,6 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROXIES := .cache/proxies
 INTERPRETERS := .cache/interpreters
+ORACLE := .cache/oracle
 
 .PHONY: demo test lint types unit e2e wheel interop bench clean
 
@@ -25,7 +26,7 @@ types: .venv/.test
 	$(BIN)/mypy
 
 # Every branch of the core; the tracer would slow the other tests, which read real processes.
-unit: .venv/.test $(INTERPRETERS)/.tried
+unit: .venv/.test $(INTERPRETERS)/.tried $(ORACLE)/.done
 	$(BIN)/pytest tests/core --cov=sentinel_agent/core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 	$(BIN)/pytest -m "not e2e and not wheel and not interop" --ignore=tests/core
 
@@ -67,6 +68,12 @@ $(INTERPRETERS)/.tried: .venv/bin/python tools/interpreters.sh
 interop: .venv/.test
 	tools/interop.sh .cache/interop
 	$(BIN)/pytest -m interop
+
+# The official messages of SkyWalking, by which the tests judge our bytes, in an environment of their own.
+$(ORACLE)/.done: .venv/bin/python tests/exporters/oracle_env/requirements.txt
+	@test -x $(ORACLE)/bin/python || $(BIN)/python -m venv $(ORACLE)
+	@$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/exporters/oracle_env/requirements.txt
+	@touch $@
 
 # What the agent costs at defaults; figures, not a test.
 bench: .venv/.test

@@ -189,6 +189,12 @@ class StatusWriter:
             "incidents_sealed": float(responder.statistics.sealed),
             "incidents_lost": float(responder.statistics.lost),
         }
+        memory = psutil.virtual_memory()
+        values |= {
+            "host_cpu_percent": psutil.cpu_percent(),
+            "host_memory_percent": memory.percent,
+            "host_memory_bytes": float(memory.total),
+        }
         if responder.deck is not None:
             values |= responder.deck.samples_taken()
         rules = tuple(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from sentinel_agent.core.event import (
     IncidentLost,
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from sentinel_agent.core.model import Incident, Target
     from sentinel_agent.core.span import AttributeValue
     from sentinel_agent.export.base import ExportedEvent
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def incident_ids(incident_id: str) -> tuple[str, str]:
@@ -120,6 +125,27 @@ def as_text(value: AttributeValue) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else repr(value)
+
+
+def sound(text: str) -> str:
+    """Text that UTF-8 can say: a lone surrogate, which a name of a target may hold, becomes `?`."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def to_json(document: Any) -> bytes:
+    """JSON of plain data, whatever its texts hold."""
+    try:
+        return _encode(document)
+    except UnicodeEncodeError:
+        return _encode(_sound(document))
+
+
+def _sound(value: Any) -> Any:
+    if isinstance(value, str):
+        return sound(value)
+    if isinstance(value, dict):
+        return {sound(key): _sound(item) for key, item in value.items()}
+    return [_sound(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @lru_cache(maxsize=4096)

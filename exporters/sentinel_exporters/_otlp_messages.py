@@ -31,6 +31,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
+from sentinel_exporters._common import sound
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -106,18 +108,18 @@ def _span(found: SpanFacts) -> Span:
         parent_span_id=bytes.fromhex(span.parent_id) if span.parent_id else b"",
         trace_state=span.trace_state,
         flags=1,
-        name=_text(span.name),
+        name=sound(span.name),
         kind=found.kind,  # type: ignore[arg-type]  # the number of SpanKind
         start_time_unix_nano=span.start,
         end_time_unix_nano=span.start + span.duration,
         attributes=_attributes(found.attributes),
         events=[
             Span.Event(
-                time_unix_nano=each.time, name=_text(each.name), attributes=_attributes(each.attributes)
+                time_unix_nano=each.time, name=sound(each.name), attributes=_attributes(each.attributes)
             )
             for each in span.events
         ],
-        status=Status(code=found.status, message=_text(span.status_message)) if found.status else None,  # type: ignore[arg-type]  # the number of StatusCode
+        status=Status(code=found.status, message=sound(span.status_message)) if found.status else None,  # type: ignore[arg-type]  # the number of StatusCode
     )
 
 
@@ -144,7 +146,7 @@ def _record(each: Record) -> LogRecord:
         severity_number=number,  # type: ignore[arg-type]  # the number of SeverityNumber
         severity_text=word,
         event_name=each.name,
-        body=AnyValue(string_value=_text(each.body)),
+        body=AnyValue(string_value=sound(each.body)),
         attributes=_attributes({"event.name": each.name, **each.attributes}),
         trace_id=bytes.fromhex(trace_id),
         span_id=bytes.fromhex(span_id),
@@ -156,19 +158,14 @@ def _resource(facts: Facts) -> Resource:
 
 
 def _attributes(facts: Mapping[str, AttributeValue]) -> list[KeyValue]:
-    return [KeyValue(key=_text(name), value=_value(value)) for name, value in facts.items()]
+    return [KeyValue(key=sound(name), value=_value(value)) for name, value in facts.items()]
 
 
 def _value(value: AttributeValue) -> AnyValue:
     if isinstance(value, str):
-        return AnyValue(string_value=_text(value))
+        return AnyValue(string_value=sound(value))
     if isinstance(value, bool):
         return AnyValue(bool_value=value)
     if isinstance(value, int):
         return AnyValue(int_value=value) if abs(value) <= _LARGEST else AnyValue(string_value=str(value))
     return AnyValue(double_value=value)
-
-
-def _text(text: str) -> str:
-    """Protobuf takes no lone surrogates, which a path of a target may hold."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()

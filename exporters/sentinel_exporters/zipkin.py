@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import msgspec
-
 from sentinel_agent.core.event import IncidentSealed
-from sentinel_exporters._common import as_text, incident_facts, incident_ids, ip_version
+from sentinel_exporters._common import as_text, incident_facts, incident_ids, ip_version, to_json
 from sentinel_exporters.http import HttpOptions, HttpSender, with_path
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
 PATH = "/api/v2/spans"
 _KIND = {"server": "SERVER", "client": "CLIENT"}
-_encode = msgspec.json.Encoder().encode
 
 
 class Options(HttpOptions, frozen=True, kw_only=True):
@@ -54,7 +51,7 @@ class ZipkinExporter:
             ),
             *(incident_span(item.incident) for item in items if isinstance(item, IncidentSealed)),
         ]
-        return _encode(spans) if spans else None
+        return to_json(spans) if spans else None
 
     async def send(self, signal: Signal, body: bytes) -> str:
         """POST the array; Zipkin answers 202 before it has stored anything."""

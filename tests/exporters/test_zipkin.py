@@ -85,6 +85,8 @@ def test_ids_and_addresses_in_every_form() -> None:
 def test_whatever_attributes_hold_it_is_json_of_text(attributes: dict[str, Any], name: str) -> None:
     """A strict JSON parser takes it, every tag is a string, and a span of no time has its microsecond."""
     (found,) = encoded(span(1, attributes=attributes, name=name, duration=0))
+    (surrogate,) = encoded(span(1, name="\udcff", attributes={"\udcff": "\udcff"}))
+    assert surrogate["tags"]["?"] == surrogate["name"] == "?"
     assert all(isinstance(value, str) for value in found["tags"].values())
     assert set(attributes) <= set(found["tags"])
     assert found["duration"] == 1
