@@ -101,7 +101,7 @@ def json_schema() -> dict[str, Any]:
             for part in _variants(definition["properties"][field.encode_name]):
                 _mark(part, unit)
     for name, factory in installed().items():
-        schema["$defs"][f"exporter_{name}"] = _exporter_schema(name, factory.Options)
+        schema["$defs"][f"exporter_{name}"] = dict(_exporter_schema(name, factory.Options))
     schema["$defs"]["Settings"]["properties"]["exporters"]["additionalProperties"] = _by_kind(installed())
     schema["$defs"].pop("ExporterOptions", None)
     head = {
@@ -111,6 +111,7 @@ def json_schema() -> dict[str, Any]:
     return {**head, **schema}
 
 
+@cache
 def _exporter_schema(kind: str, options: type[ExporterOptions]) -> dict[str, Any]:
     """One exporter's keys."""
     schema = msgspec.json.schema(options)["$defs"][options.__name__]

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +15,7 @@ from sentinel_agent.core.model import Artifact, CaptureReport, Incident, Window
 from sentinel_agent.export.base import ExporterContext
 from sentinel_agent.testing import FakeClock
 from tests.export.support import NOW, TARGET
+from tests.needs import missing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -146,3 +148,13 @@ def free_port() -> int:
     """A port of loopback that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
+
+
+_ORACLE = Path(__file__).parents[2] / ".cache" / "oracle" / "bin" / "python"
+
+
+def oracle() -> str:
+    """The interpreter of the environment with the judges of what we send; skips without it, and fails where CI is set."""
+    if not _ORACLE.exists():
+        missing("the environment of tests/exporters/oracle_env is not there; `make unit` makes it")
+    return str(_ORACLE)

@@ -26,20 +26,12 @@ from sentinel_exporters._protobuf import varint
 from sentinel_exporters._skywalking_messages import meters
 from sentinel_exporters.skywalking import Options, SkyWalkingExporter, placed
 from tests.export.support import NOW, TARGET, group, readings, span
-from tests.exporters.support import context, free_port, incident, options
-from tests.needs import missing
+from tests.exporters.support import context, free_port, incident, options, oracle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-ORACLE = Path(__file__).parents[2] / ".cache" / "oracle" / "bin" / "python"
 SCRIPT = Path(__file__).parent / "oracle_env" / "skywalking_oracle.py"
-
-
-def oracle() -> str:
-    if not ORACLE.exists():
-        missing("the environment with SkyWalking's own messages is not there; `make unit` makes it")
-    return str(ORACLE)
 
 
 def decoded(kind: str, messages: Sequence[bytes]) -> list[dict[str, Any]]:
