@@ -7,8 +7,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROXIES := .cache/proxies
 INTERPRETERS := .cache/interpreters
+ORACLE := .cache/oracle
 
-.PHONY: demo test lint types unit e2e wheel containers bench clean
+.PHONY: demo test lint types unit e2e wheel containers interop bench clean
 
 demo: .venv/.demo
 	@$(BIN)/sentinel-agent demo
@@ -25,9 +26,9 @@ types: .venv/.test
 	$(BIN)/mypy
 
 # Every branch of the core; the tracer would slow the other tests, which read real processes.
-unit: .venv/.test $(INTERPRETERS)/.done
+unit: .venv/.test $(INTERPRETERS)/.done $(ORACLE)/.done
 	$(BIN)/pytest tests/core --cov=sentinel_agent/core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
-	$(BIN)/pytest -m "not e2e and not wheel and not containers" --ignore=tests/core
+	$(BIN)/pytest -m "not e2e and not wheel and not containers and not interop" --ignore=tests/core
 
 e2e: .venv/.test $(PROXIES)/.done
 	$(BIN)/pytest -m e2e
@@ -69,6 +70,17 @@ $(PROXIES)/.done: .venv/bin/python tests/e2e/proxies/requirements-proxypy.txt te
 # CPython 3.14 and 3.15 as targets of the tests, where they can be had; says why where not.
 $(INTERPRETERS)/.done: .venv/bin/python tools/interpreters.sh
 	@tools/interpreters.sh $(INTERPRETERS) $(BIN)/python
+
+# Real backends that come from Maven and Go (the Zipkin server, an OpenTelemetry collector); `make test` does without.
+interop: .venv/.test
+	tools/interop.sh .cache/interop
+	$(BIN)/pytest -m interop
+
+# The official messages of SkyWalking, by which the tests judge our bytes, in an environment of their own.
+$(ORACLE)/.done: .venv/bin/python tests/exporters/oracle_env/requirements.txt
+	@test -x $(ORACLE)/bin/python || $(BIN)/python -m venv $(ORACLE)
+	@$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/exporters/oracle_env/requirements.txt
+	@touch $@
 
 # What the agent costs at defaults; figures, not a test.
 bench: .venv/.test

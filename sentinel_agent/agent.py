@@ -19,8 +19,17 @@ from sentinel_agent.config.watch import differences
 from sentinel_agent.core.budget import Budget
 from sentinel_agent.core.decision import to_line
 from sentinel_agent.core.engine import RuleEngine
-from sentinel_agent.core.event import SettingsRefused, SettingsReloaded, TargetAppeared, TargetGone, Trouble
+from sentinel_agent.core.event import (
+    LimitReached,
+    SettingsRefused,
+    SettingsReloaded,
+    TargetAppeared,
+    TargetGone,
+    Trouble,
+)
 from sentinel_agent.errors import SentinelError, StoreError
+from sentinel_agent.export.base import ReadingSet
+from sentinel_agent.export.hub import make_hub
 from sentinel_agent.postmortem import Postmortem
 from sentinel_agent.probes.registry import load_registry
 from sentinel_agent.recorder.deck import SPOOL_SECONDS, make_deck
@@ -117,6 +126,7 @@ class Agent:
         self._responder.deck = self._deck
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
         self._responding: set[asyncio.Task[None]] = set()
+        self.exports = make_hub(settings.exporters, store.data_dir, clock)
 
     @property
     def targets_seen(self) -> int:
@@ -134,6 +144,7 @@ class Agent:
             OSError: nobody listens any more.
         """
         self._stop = stop
+        self.exports.start()
         try:
             limits = await self._disk(stored_limits, self._store)
             self._engine.load_limits(limits)
@@ -163,6 +174,7 @@ class Agent:
                     await self._deck.spool(self._write_spool)
         finally:
             self._watchlist.close()
+            await self.exports.close()
             await self._disk(self._status.withdraw)
             self._disk.close()
         if self._unheard is not None:
@@ -206,10 +218,15 @@ class Agent:
             self._internal_fault(error)
 
     def _judge(self, now: float, series: TargetSeries, readings: Mapping[str, Reading]) -> None:
+        if self.exports.wants("metrics"):
+            values = {name: each.value for name, each in readings.items() if each.value is not None}
+            self.exports.offer("metrics", ReadingSet(now, series.target, values))
         role = series.target.role
         decisions = self._engine.tick(role, now, readings, series.rings)
-        self._status.note(series.target, decisions)
+        before = self._status.note(series.target, decisions)
         for decision in decisions:
+            if decision.reason == "limit" and before.get(decision.rule) != "limit":
+                self._tell(LimitReached(now, decision.rule, series.target))
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("decision %s", to_line(self._engine.record(decision, readings, series.rings)))
             if decision.fire or decision.light:
@@ -329,6 +346,9 @@ class Agent:
 
     async def _publish(self) -> None:
         reloader = self._reloader
+        exports = self.exports.statistics()
+        if self.exports.wants("metrics"):
+            self.exports.offer("metrics", self._status.reading(self._sampler, self._responder, exports))
         document = self._status.describe(
             reloader.loaded,
             reloader.last_error,
@@ -336,6 +356,7 @@ class Agent:
             self._sampler,
             self._responder,
             self._troubles,
+            exports,
         )
         await self._disk(self._status.publish, document)
 
@@ -353,6 +374,7 @@ class Agent:
                 return
             if len(self._troubles) < _TROUBLES_KEPT:
                 self._troubles[event.what] = 1
+        self.exports.tell(event)
         if self._unheard is not None:
             return
         try:

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import msgspec
+import psutil
 
 from sentinel_agent import __version__
 from sentinel_agent.core.decision import Decision
@@ -20,6 +21,7 @@ from sentinel_agent.core.metrics import METRICS, Metric
 from sentinel_agent.core.model import Role, Target
 from sentinel_agent.core.redact import redact_command
 from sentinel_agent.core.rule import Rule
+from sentinel_agent.export.base import AgentReading, LineStatus, lost_rows
 from sentinel_agent.store import status as files
 from sentinel_agent.store.owner import this_process
 
@@ -92,6 +94,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     last_lost: str
     cpu_ratio: float
     troubles: dict[str, int]
+    exporters: tuple[LineStatus, ...] = ()
 
 
 class StatusWriter:
@@ -106,9 +109,11 @@ class StatusWriter:
         self._began = clock.monotonic()
         self._last: dict[str, tuple[Target, Sequence[Decision]]] = {}
 
-    def note(self, target: Target, decisions: Sequence[Decision]) -> None:
-        """Remember the newest decisions of a target."""
+    def note(self, target: Target, decisions: Sequence[Decision]) -> dict[str, str]:
+        """Remember the newest decisions of a target; the reasons of those before, by rule."""
+        _, before = self._last.get(target.role.key, (target, ()))
         self._last[target.role.key] = (target, decisions)
+        return {decision.rule: decision.reason for decision in before}
 
     def forget(self, target: Target) -> None:
         """The target has ended."""
@@ -122,6 +127,7 @@ class StatusWriter:
         sampler: Sampler,
         responder: Responder,
         troubles: Mapping[str, int],
+        exports: Sequence[LineStatus] = (),
     ) -> bytes:
         """The status as JSON."""
         now = self._clock.wall()
@@ -163,10 +169,43 @@ class StatusWriter:
             incidents_sealed=responder.statistics.sealed,
             incidents_lost=responder.statistics.lost,
             last_lost=responder.statistics.last_lost,
-            cpu_ratio=time.process_time() / max(1.0, self._clock.monotonic() - self._began),
+            cpu_ratio=self._cpu_ratio(),
             troubles=dict(troubles),
+            exporters=tuple(exports),
         )
         return _fitting(status)
+
+    def reading(self, sampler: Sampler, responder: Responder, exports: Sequence[LineStatus]) -> AgentReading:
+        """What the agent measures of itself, for exporters."""
+        statistics = sampler.statistics()
+        values = {
+            "cpu_ratio": self._cpu_ratio(),
+            "rss_bytes": float(psutil.Process().memory_info().rss),
+            "lateness_seconds": statistics.last_late,
+            "max_lateness_seconds": statistics.max_late,
+            "ticks": float(statistics.ticks),
+            "missed_ticks": float(statistics.missed_ticks),
+            "read_errors": float(statistics.read_errors),
+            "incidents_sealed": float(responder.statistics.sealed),
+            "incidents_lost": float(responder.statistics.lost),
+        }
+        memory = psutil.virtual_memory()
+        values |= {
+            "host_cpu_percent": psutil.cpu_percent(),
+            "host_memory_percent": memory.percent,
+            "host_memory_bytes": float(memory.total),
+        }
+        if responder.deck is not None:
+            values |= responder.deck.samples_taken()
+        rules = tuple(
+            (decision.rule, key, decision.state)
+            for key, (_, decisions) in self._last.items()
+            for decision in decisions
+        )
+        return AgentReading(self._clock.wall(), values, rules, lost_rows(exports))
+
+    def _cpu_ratio(self) -> float:
+        return time.process_time() / max(1.0, self._clock.monotonic() - self._began)
 
     def publish(self, document: bytes) -> None:
         """Put the status into the data directory. Raises StoreError."""

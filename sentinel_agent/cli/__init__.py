@@ -25,6 +25,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "tasks": ("tasks", "The asyncio tasks of a process, grouped."),
     "incidents": ("incidents", "List, show, export and delete incidents."),
     "rules": ("rules", "Check, replay, list and explain rules."),
+    "exporters": ("exporters", "What leaves the house: state, losses, and a test."),
     "doctor": ("doctor", "What works here, what does not, and the remedy."),
     "config": ("config", "The merged settings and their JSON Schema."),
     "completion": ("completion", "Shell completion for bash, zsh or fish."),

@@ -17,6 +17,7 @@ from sentinel_agent.core.event import (
     IncidentLost,
     IncidentOpened,
     IncidentSealed,
+    LimitReached,
     SettingsRefused,
     SettingsReloaded,
     TargetAppeared,
@@ -72,6 +73,13 @@ class Reporter:
                     f"{event.rule} on {label(event.target)}: {event.why}",
                     fg="red",
                     bold=True,
+                )
+            case LimitReached():
+                self._line(
+                    event.time,
+                    "limit",
+                    f"{event.rule} on {label(event.target)}: its condition is met, but its limit is used up",
+                    fg="yellow",
                 )
             case SettingsReloaded():
                 self._line(

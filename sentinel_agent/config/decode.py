@@ -15,7 +15,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import msgspec
 
@@ -24,6 +24,7 @@ from sentinel_agent.config.hints import (
     bounds,
     expected,
     format_path,
+    is_plugged,
     is_sequence,
     is_struct,
     members,
@@ -32,14 +33,21 @@ from sentinel_agent.config.hints import (
 )
 from sentinel_agent.core.units import parse_duration, parse_size
 from sentinel_agent.errors import Fault
+from sentinel_agent.export.base import ExporterOptions
+from sentinel_agent.export.registry import installed
+
+if TYPE_CHECKING:
+    from sentinel_agent.export.base import ExporterFactory
 
 MAX_NODES = 100_000
 MAX_FAULTS = 100
 _LARGEST = 2**63 - 1
 _SHOWN = 40
 _SECRET = re.compile(
-    r"pass(word|wd|phrase)|secret|token|credential|authorization|(api|private|access)_?key", re.IGNORECASE
+    r"pass(word|wd|phrase)|secret|token|credential|authorization|(api|private|access)_?key|headers",
+    re.IGNORECASE,
 )
+_ENTRY = re.compile(r"[A-Za-z0-9_-]{1,60}")  # also the name of a folder
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -79,11 +87,14 @@ class Decoder:
     booleans are read from it and a list is separated by commas.
     """
 
-    def __init__(self, where: Where, *, text: bool = False) -> None:
+    def __init__(
+        self, where: Where, *, text: bool = False, kinds: Mapping[str, ExporterFactory] | None = None
+    ) -> None:
         self.faults: list[Fault] = []
         self.leaves: dict[Place, Any] = {}
         self._where = where
         self._text = text
+        self._kinds = kinds
         self._left = MAX_NODES
 
     def decode(self, kind: type[S], data: object) -> S | None:
@@ -116,6 +127,8 @@ class Decoder:
         struct = next((choice for choice in choices if is_struct(choice)), None)
         if struct is not None and (len(choices) == 1 or isinstance(data, Mapping)):
             return self._struct(struct, data, path)
+        if is_plugged(hint):
+            return self._plugged(data, path)
         if is_sequence(hint):
             return self._list(hint, data, path)
         return self._leaf(hint, data, path)
@@ -144,6 +157,40 @@ class Decoder:
                 self.fault((*path, field.encode_name), f"missing: expected {expected(field.type)}")
                 good = False
         return kind(**values) if good else _BAD
+
+    def _plugged(self, data: object, path: Place) -> Any:
+        """Named entries, each with the keys of its kind."""
+        if data is None:
+            data = {}
+        if not isinstance(data, Mapping):
+            return self.fault(path, f"expected a mapping of names to exporters; found {_describe(data)}")
+        kinds = installed() if self._kinds is None else self._kinds
+        entries: dict[str, Any] = {}
+        for name, entry in data.items():
+            place = (*path, name if isinstance(name, str) else repr(name)[:_SHOWN])
+            if not isinstance(name, str) or not _ENTRY.fullmatch(name):
+                found = self.fault(
+                    place, f"expected a name of letters, digits, _ and -; found {_describe(name)}"
+                )
+            else:
+                found = self._entry(name, entry, place, kinds)
+            entries[str(name)] = found
+        return _BAD if any(found is _BAD for found in entries.values()) else entries
+
+    def _entry(self, name: str, entry: object, path: Place, kinds: Mapping[str, ExporterFactory]) -> Any:
+        if entry is None:
+            entry = {}
+        if not isinstance(entry, Mapping):
+            return self._mismatch(ExporterOptions, entry, path)
+        kind = entry.get("kind") or name
+        factory = kinds.get(kind) if isinstance(kind, str) else None
+        if factory is None:
+            near = close_match(kind, list(kinds)) if isinstance(kind, str) else ""
+            return self.fault(
+                (*path, "kind"),
+                f"no such exporter is installed{near or '; known: ' + ', '.join(sorted(kinds))}",
+            )
+        return self._struct(factory.Options, entry, path)
 
     def _keep(self, path: Place, value: Any) -> None:
         if all(isinstance(part, str) for part in path):

@@ -53,6 +53,12 @@ def is_struct(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
 
 
+def is_plugged(hint: Any) -> bool:
+    """Whether the type maps names to sections whose keys a plug-in knows: the exporters."""
+    base, _ = unwrap(hint)
+    return get_origin(base) is dict and is_struct(get_args(base)[1])
+
+
 def is_sequence(hint: Any) -> bool:
     """Whether the type is a list of any length."""
     return get_origin(unwrap(hint)[0]) in (list, tuple)
@@ -84,13 +90,14 @@ _UNITS = {
     "bytes": "a size",
     "regex": "a regular expression",
     "address": "HOST:PORT",
+    "secret": "text",
 }
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _expected_one(hint: Any) -> str:
     base, marks = unwrap(hint)
-    if is_struct(base):
+    if is_struct(base) or get_origin(base) is dict:
         return "a mapping"
     if get_origin(base) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(base))

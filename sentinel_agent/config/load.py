@@ -3,6 +3,8 @@
 Settings, lowest first: defaults, configuration files in the order given, `SENTINEL_*` variables, the command line.
 Each source is checked by itself, so a wrong value is a fault even where a higher source hides it.
 
+Exporters come from configuration files only; an entry replaces the whole entry of the same name from before.
+
 Rules, lowest first: packs, the rule files of the settings, those of the command line, the `rules:` of configuration
 files. A rule replaces the whole rule of the same name from before; the same name twice in one file is a fault.
 """
@@ -151,11 +153,14 @@ class _Loading:
         if inline := leaves.get(("rules",)):
             earlier = {rule.name: rule for rule in self._leaves.get(("rules",), ())}
             leaves["rules",] = tuple({**earlier, **{rule.name: rule for rule in inline}}.values())
+        if entries := leaves.get(("exporters",)):
+            leaves["exporters",] = {**self._leaves.get(("exporters",), {}), **entries}
+            self._sources |= {f"exporters.{name}": document.where(("exporters", name)) for name in entries}
         self._leaves |= leaves
         self._sources |= {
             format_path(place): document.where(place)
             for place in leaves
-            if format_path(place) in self._sources
+            if place[0] != "exporters" and format_path(place) in self._sources
         }
 
     def _take_text(self) -> None:

@@ -19,8 +19,12 @@ from sentinel_agent.core.redact import REDACTED, redact_text
 if TYPE_CHECKING:
     from sentinel_agent.config.load import Loaded
     from sentinel_agent.core.rule import Rule
+    from sentinel_agent.export.base import ExporterOptions
 
 _COLUMN = 44
+
+_REFERENCES = ("env:", "file:")
+"""How an exporter's secret says where it is; that is no secret."""
 
 _Line = tuple[str, str]
 """A line of YAML and the source that stands behind it, or nothing."""
@@ -37,6 +41,7 @@ def to_yaml(loaded: Loaded) -> str:
         section = tuple(outer)
         text = _inline(setting.hint, _value(loaded, setting), setting.path)
         lines.append((f"{'  ' * len(outer)}{key}: {text}", loaded.sources[setting.name]))
+    lines += _exporters(loaded)
     lines += _rules(loaded)
     return "".join(
         f"{text:<{_COLUMN}}  # {_one_line(source)}\n" if source else f"{text}\n" for text, source in lines
@@ -64,7 +69,9 @@ def redact(value: Any, path: Place = ()) -> Any:
         case list() | tuple():
             return [redact(item, path) for item in value]
         case str():
-            return REDACTED if value and is_secret(path) else redact_text(value)
+            if is_secret(path) and not value.startswith(_REFERENCES):
+                return REDACTED if value else value
+            return redact_text(value)
     return value
 
 
@@ -75,35 +82,50 @@ def _value(loaded: Loaded, setting: Setting) -> Any:
     return value
 
 
+def _exporters(loaded: Loaded) -> list[_Line]:
+    entries = loaded.settings.exporters
+    if not entries:
+        return [("exporters: {}", "")]
+    lines: list[_Line] = [("exporters:", "")]
+    for name, options in entries.items():
+        lines.append((f"  {name}:" + " {}" * (not _differing(options)), loaded.sources[f"exporters.{name}"]))
+        lines += [(f"    {key}: {text}", "") for key, text in _differing(options)]
+    return lines
+
+
 def _rules(loaded: Loaded) -> list[_Line]:
     if not loaded.rules:
         return [("rules: []", "")]
     lines = [("rules:", "")]
     for item in loaded.rules:
         source = item.source + (f", replaces {item.replaces}" if item.replaces else "")
-        for index, (key, text) in enumerate(_rule_items(item.rule)):
+        for index, (key, text) in enumerate(_differing(item.rule)):
             lines.append((f"  {'-' if index == 0 else ' '} {key}: {text}", "" if index else source))
     return lines
 
 
-def _rule_items(rule: Rule) -> list[tuple[str, str]]:
-    """The keys of a rule that differ from their defaults, each on one line."""
+def _differing(struct: Rule | ExporterOptions) -> list[tuple[str, str]]:
+    """The keys of a rule or an exporter that differ from their defaults, each on one line."""
     return [
         (field.name, _inline(field.type, value, (field.name,)))
-        for field in msgspec.structs.fields(rule)
-        if (value := getattr(rule, field.name)) != field.default
+        for field in msgspec.structs.fields(struct)
+        if (value := getattr(struct, field.name)) != field.default and value != {}
     ]
 
 
 def _inline(hint: Any, value: Any, path: Place) -> str:
     """A value on one line of YAML, durations and sizes in their written form."""
-    if isinstance(value, msgspec.Struct):
-        items = (
-            f"{field.name}: {_inline(field.type, item, (*path, field.name))}"
-            for field in msgspec.structs.fields(value)
-            if (item := getattr(value, field.name)) != field.default
+    if isinstance(value, msgspec.Struct | dict):
+        parts = (
+            [(_text(key), Any, item) for key, item in value.items()]
+            if isinstance(value, dict)
+            else [
+                (field.name, field.type, item)
+                for field in msgspec.structs.fields(value)
+                if (item := getattr(value, field.name)) != field.default
+            ]
         )
-        return f"{{{', '.join(items)}}}"
+        return f"{{{', '.join(f'{key}: {_inline(kind, item, (*path, key))}' for key, kind, item in parts)}}}"
     if isinstance(value, tuple):
         kind = get_args(unwrap(hint)[0])[0] if is_sequence(hint) else Any
         return f"[{', '.join(_inline(kind, item, path) for item in value)}]"

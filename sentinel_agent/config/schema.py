@@ -16,6 +16,7 @@ from sentinel_agent.config.hints import (
     Place,
     expected,
     format_path,
+    is_plugged,
     is_sequence,
     is_struct,
     members,
@@ -24,9 +25,12 @@ from sentinel_agent.config.hints import (
     write,
 )
 from sentinel_agent.config.settings import Settings
+from sentinel_agent.export.registry import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from sentinel_agent.export.base import ExporterFactory, ExporterOptions
 
 PREFIX = "SENTINEL_"
 
@@ -62,7 +66,7 @@ def _walk(kind: type[msgspec.Struct], path: Place) -> Iterator[Setting]:
         place = (*path, field.name)
         if is_struct(field.type):
             yield from _walk(field.type, place)
-        elif not _holds_structs(field.type):
+        elif not _holds_structs(field.type) and not is_plugged(field.type):
             marks = unwrap(field.type)[1]
             meaning = next((mark.description for mark in marks if mark.description), "")
             yield Setting(place, field.type, field.default, meaning)
@@ -96,11 +100,31 @@ def json_schema() -> dict[str, Any]:
             unit = unit_of(field.type)
             for part in _variants(definition["properties"][field.encode_name]):
                 _mark(part, unit)
+    for name, factory in installed().items():
+        schema["$defs"][f"exporter_{name}"] = dict(_exporter_schema(name, factory.Options))
+    schema["$defs"]["Settings"]["properties"]["exporters"]["additionalProperties"] = _by_kind(installed())
+    schema["$defs"].pop("ExporterOptions", None)
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Sentinel Agent configuration",
     }
     return {**head, **schema}
+
+
+@cache
+def _exporter_schema(kind: str, options: type[ExporterOptions]) -> dict[str, Any]:
+    """One exporter's keys."""
+    schema = msgspec.json.schema(options)["$defs"][options.__name__]
+    schema["title"], schema["description"] = kind, inspect.cleandoc(options.__doc__ or "")
+    for field in msgspec.structs.fields(options):
+        for part in _variants(schema["properties"][field.encode_name]):
+            _mark(part, unit_of(field.type))
+    return dict(schema)
+
+
+def _by_kind(kinds: Mapping[str, ExporterFactory]) -> dict[str, Any]:
+    """An entry has the keys of some kind; which one its name or its key `kind` says, and the loader checks."""
+    return {"anyOf": [{"$ref": f"#/$defs/exporter_{kind}"} for kind in kinds]} if kinds else {}
 
 
 def _structs(

@@ -14,6 +14,7 @@ from msgspec import Meta
 from sentinel_agent.core.ending import EndingKind
 from sentinel_agent.core.rule import Rule
 from sentinel_agent.core.units import ByteSize, Duration
+from sentinel_agent.export.base import ExporterOptions
 
 Regex = Annotated[str, Meta(min_length=1, max_length=1000, extra={"unit": "regex"})]
 Label = Annotated[str, Meta(min_length=1, max_length=100)]
@@ -201,7 +202,7 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that can be set. `rules` adds to the rule files and packs; a rule of the same name replaces it."""
+    """Everything that can be set. `exporters` are read as their kinds have it (`export`). `rules` adds to the rule files and packs; a rule of the same name replaces it."""
 
     data_dir: Annotated[
         Annotated[str, Meta(max_length=4096)] | None,
@@ -229,3 +230,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Names, Meta(description="files with more rules; a relative path starts at the configuration file")
     ] = ()
     rules: tuple[Rule, ...] = ()
+    exporters: Annotated[
+        dict[str, ExporterOptions],
+        Meta(description="where readings, spans, events and artifacts are sent, by a name of your choice"),
+    ] = {}

@@ -109,7 +109,7 @@ class Reloader:
 
 
 _LIVE = ("sampler", "capture", "postmortem", "store", "overhead")
-_AT_START = ("target", "recorder", "limits", "data_dir", "listen", "log")
+_AT_START = ("target", "recorder", "limits", "data_dir", "listen", "log", "exporters")
 
 
 def differences(before: Loaded, after: Loaded) -> tuple[str, ...]:

@@ -53,6 +53,14 @@ class IncidentLost(msgspec.Struct, frozen=True, tag="incident_lost"):
     why: str
 
 
+class LimitReached(msgspec.Struct, frozen=True, tag="limit_reached"):
+    """A rule's condition is met, but its limit is used up: nothing is saved until a slot is free again."""
+
+    time: float
+    rule: str
+    target: Target
+
+
 class SettingsReloaded(msgspec.Struct, frozen=True, tag="settings_reloaded"):
     """A changed configuration is in force; `changes` names what differs."""
 
@@ -80,6 +88,7 @@ Event = (
     | IncidentOpened
     | IncidentSealed
     | IncidentLost
+    | LimitReached
     | SettingsReloaded
     | SettingsRefused
     | Trouble

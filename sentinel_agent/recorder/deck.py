@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from time import process_time
 from typing import TYPE_CHECKING
@@ -90,6 +91,7 @@ class FlightDeck:
         self._cpu_before = process_time()
         self._spent = 0.0
         self._others = overhead * _OTHERS_AT_FIRST
+        self._past: Counter[str] = Counter(whole=0, partial=0, failed=0)  # of targets that are gone
 
     def add(self, target: Target, reader: LiveReader) -> None:
         """Record one more target from now on."""
@@ -109,6 +111,7 @@ class FlightDeck:
         """Stop recording; `ring` finds what was recorded for a while, and it is still spooled."""
         seat = self._seats.pop(pid, None)
         if seat is not None:
+            _count(self._past, seat.flight.ring)
             seat.flight.close()
             self._held[seat.target.id] = (seat.flight.ring, self._clock.monotonic() + _HELD_SECONDS)
         while len(self._held) > _MOST_HELD:
@@ -120,6 +123,13 @@ class FlightDeck:
         if seat is not None and seat.target.id == target:
             return seat.flight.ring
         return self._held[target][0] if target in self._held else None
+
+    def samples_taken(self) -> dict[str, float]:
+        """How many stacks were taken since the start, by result: `samples_whole`, `samples_partial`, `samples_failed`."""
+        counts = self._past.copy()
+        for seat in self._seats.values():
+            _count(counts, seat.flight.ring)
+        return {f"samples_{result}": float(count) for result, count in counts.items()}
 
     async def run(self) -> None:
         """Look at every target when it is due, for ever."""
@@ -204,6 +214,11 @@ def _read(spool: Spool | None, target: Target, pieces: list[bytes], since: float
     older = spool.read(target.role, since) if spool is not None else ()
     own = [data for data in older if decode_header(data)[0].target == target.id]
     return window([*pieces, *own], since, until)
+
+
+def _count(counts: Counter[str], ring: Ring) -> None:
+    found = ring.statistics()
+    counts.update(whole=found.whole, partial=found.partial, failed=found.failed)
 
 
 def make_deck(

@@ -291,7 +291,9 @@ def test_any_environment(variables: dict[str, str]) -> None:
     """No environment makes the loader raise anything."""
     found: list[Fault] = []
     from_environment(variables, found, [])
-    assert len(found) <= len(variables)
+    assert len(found) <= sum(
+        text.count(",") + 1 for text in variables.values()
+    )  # each word of a list may be wrong
 
 
 # --- whatever the bytes ----------------------------------------------------------------------------------------

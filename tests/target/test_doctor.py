@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from sentinel_agent.target import doctor
 from sentinel_agent.target.discover import children
 from sentinel_agent.target.doctor import Check, examine, find_py_spy
 from sentinel_agent.target.identity import identify
+from sentinel_agent.target.remote import read_remote
 from tests.target.fakeproc import FakeProc, executable, line, running, started
 
 
@@ -124,13 +126,21 @@ def test_py_spy_missing_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_refused_memory_read_names_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What process_vm_readv answers is what is shown."""
-    monkeypatch.setattr(doctor, "_read_byte", lambda pid, address: 1)
-    check = _by_name(examine(os.getpid()))["read its memory"]
+    """What process_vm_readv answers is what is shown; refused even on oneself, it is a filter."""
+
+    def refused(pid: int, address: int, size: int) -> bytes:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(doctor, "read_remote", refused)
+    checks = _by_name(examine(os.getpid()))
+    check = checks["read its memory"]
     assert (check.ok, check.found) == (False, "process_vm_readv: Operation not permitted")
-    assert "seccomp" in check.remedy
+    assert check.remedy
+    assert (checks["process_vm_readv"].ok, "seccomp" in checks["process_vm_readv"].found) == (False, True)
 
 
 def test_a_wrong_address_is_an_error_number() -> None:
     """The system call itself is made: an address that is not mapped is EFAULT."""
-    assert doctor._read_byte(os.getpid(), 8) == 14
+    with pytest.raises(OSError) as caught:
+        read_remote(os.getpid(), 8, 1)
+    assert caught.value.errno == errno.EFAULT

@@ -1,0 +1,197 @@
+"""OTLP: decoded with OpenTelemetry's own messages by a server that the test holds, it is what was sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed, TargetGone
+from sentinel_agent.core.span import Endpoint, SpanEvent
+from sentinel_agent.export.base import AgentReading, SendError, Signal
+from sentinel_exporters._common import incident_ids
+from sentinel_exporters.otlp import Options, OtlpExporter
+from tests.export.support import NOW, TARGET, group, readings, span
+from tests.exporters.support import context, incident, options, serving, status
+
+
+def made(url: str = "http://127.0.0.1:4318") -> OtlpExporter:
+    return OtlpExporter(options(Options, url=url), context())
+
+
+def body(signal: Signal, *items: Any) -> bytes:
+    found = made().encode(signal, items)
+    assert found is not None
+    return found
+
+
+def plain(attributes: Any) -> dict[str, Any]:
+    """Attributes as a dictionary."""
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
+
+
+def spans(*groups: Any) -> list[Any]:
+    request = ExportTraceServiceRequest.FromString(body("spans", *groups))
+    return [
+        each for resource in request.resource_spans for scope in resource.scope_spans for each in scope.spans
+    ]
+
+
+def test_spans_are_whole() -> None:
+    """Ids as bytes, nanoseconds exactly, kinds, typed attributes, the remote side, status and events."""
+    server, client = group(7)
+    failed = span(
+        9,
+        status="error",
+        status_message="reset",
+        events=(SpanEvent(5, "retry", {"n": 2}),),
+        trace_state="a=1",
+    )
+    first, second, third = spans((server, client), (failed,))
+    assert first.trace_id.hex() == server.trace_id
+    assert first.span_id.hex() == server.span_id
+    assert first.parent_span_id == b""
+    assert second.parent_span_id.hex() == server.span_id
+    assert (first.kind, second.kind) == (2, 3)
+    assert first.start_time_unix_nano == server.start
+    assert first.end_time_unix_nano - first.start_time_unix_nano == server.duration
+    assert plain(first.attributes) == {
+        "network.peer.address": "127.0.0.1",
+        "network.peer.port": 50123,
+        **server.attributes,
+    }
+    assert plain(second.attributes)["peer.service"] == "orders"
+    assert (third.status.code, third.status.message, third.trace_state) == (2, "reset", "a=1")
+    assert plain(third.events[0].attributes) == {"n": 2}
+    assert first.status.code == 0
+
+
+def test_a_service_is_a_resource() -> None:
+    """Spans of two services are two resources; what is not sampled is not sent; a batch of nothing is no request."""
+    request = ExportTraceServiceRequest.FromString(
+        body("spans", group(1), (span(2, service="other", instance=""),), (span(3, sampled=False),))
+    )
+    assert [plain(each.resource.attributes) for each in request.resource_spans] == [
+        {"service.name": "gateway", "service.instance.id": "host-1"},
+        {"service.name": "other"},
+    ]
+    assert made().encode("spans", [(span(3, sampled=False),)]) is None
+
+
+def test_readings_have_the_names_of_the_conventions() -> None:
+    """Units are UCUM's, percentages are ratios, what has no convention begins with `sentinel.`, and time is kept."""
+    request = ExportMetricsServiceRequest.FromString(
+        body(
+            "metrics",
+            readings(NOW, cpu=150.0, cpu_limit=75.0, rss=1e9, threads=4.0, io_read=5.0, odd=1.0),
+            readings(NOW + 1, cpu=50.0),
+            AgentReading(NOW, {"cpu_ratio": 0.01}, exports=(("zipkin", "spans", "spool_full", 7),)),
+        )
+    )
+    target, agent = request.resource_metrics
+    assert plain(target.resource.attributes)["service.name"] == "gateway"
+    assert plain(target.resource.attributes)["process.pid"] == TARGET.pid
+    found = {each.name: each for each in target.scope_metrics[0].metrics}
+    assert [point.as_double for point in found["sentinel.cpu.usage"].gauge.data_points] == [1.5, 0.5]
+    assert [point.time_unix_nano for point in found["sentinel.cpu.usage"].gauge.data_points] == [
+        int(NOW * 1e9),
+        int((NOW + 1) * 1e9),
+    ]
+    assert found["process.cpu.utilization"].gauge.data_points[0].as_double == 0.75
+    assert found["process.memory.usage"].unit == "By"
+    assert found["process.memory.usage"].sum.data_points[0].as_double == 1e9
+    assert not found["process.memory.usage"].sum.is_monotonic
+    assert found["process.thread.count"].unit == "{thread}"
+    assert found["sentinel.io_read"].unit == "By/s"
+    assert found["sentinel.odd"].gauge.data_points[0].as_double == 1.0
+    own = {each.name: each for each in agent.scope_metrics[0].metrics}
+    assert plain(agent.resource.attributes)["service.name"] == "sentinel-agent"
+    assert own["sentinel.agent.cpu_ratio"].gauge.data_points[0].as_double == 0.01
+    (lost,) = own["sentinel.export.dropped"].sum.data_points
+    assert (lost.as_double, plain(lost.attributes)["reason"]) == (7.0, "spool_full")
+
+
+def test_events_are_log_records_with_a_name() -> None:
+    """All records of an incident have one trace, the same that Zipkin shows; severity says what was lost."""
+    sealed = incident()
+    request = ExportLogsServiceRequest.FromString(
+        body(
+            "events",
+            IncidentOpened(NOW, sealed.id, "cpu-spike", TARGET, "cpu is high"),
+            IncidentSealed(NOW + 1, sealed, "folder"),
+            IncidentLost(NOW + 2, "cpu-spike", TARGET, "the disk is full"),
+            TargetGone(NOW + 3, TARGET, "killed by signal 9"),
+        )
+    )
+    (resource,) = request.resource_logs
+    opened, told, lost, gone = resource.scope_logs[0].log_records
+    assert [each.event_name for each in (opened, told, lost, gone)] == [
+        "sentinel.incident.opened",
+        "sentinel.incident.sealed",
+        "sentinel.incident.lost",
+        "sentinel.target.gone",
+    ]
+    trace, root = incident_ids(sealed.id)
+    for each in (opened, told):
+        assert (each.trace_id.hex(), each.span_id.hex()) == (trace, root)
+    assert plain(told.attributes)["sentinel.incident.value"] == 95.0
+    assert told.body.string_value == "cpu-spike fired: cpu 95 % is over 90 %"
+    assert [each.severity_text for each in (opened, lost, gone)] == ["WARN", "ERROR", "INFO"]
+    assert lost.trace_id == b""
+
+
+@given(
+    st.dictionaries(st.text(), st.text() | st.integers() | st.floats(allow_nan=False) | st.booleans()),
+    st.text(),
+)
+def test_whatever_a_target_names_it_is_a_message(attributes: dict[str, Any], text: str) -> None:
+    """Lone surrogates, numbers beyond 64 bits and empty names: the body decodes and its readable values are unchanged."""
+    (found,) = spans((span(1, attributes=attributes, name=text, remote=Endpoint(text, text, 1)),))
+    back = plain(found.attributes)
+    for name, value in attributes.items():
+        if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
+            assert back[name] == value
+    (surrogate,) = spans((span(1, name="\udcff", attributes={"\udcff": "\udcff"}),))
+    assert surrogate.name == "?"
+
+
+async def test_it_is_posted_to_the_path_of_its_signal() -> None:
+    """Below the base that the settings name, also where that has a path of its own."""
+    async with serving() as server:
+        exporter = made(f"{server.url}/otlp/")
+        for signal, item in (
+            ("spans", group()),
+            ("metrics", readings()),
+            ("events", TargetGone(NOW, TARGET, "x")),
+        ):
+            found = exporter.encode(signal, [item])  # type: ignore[arg-type]  # all three are signals
+            assert found is not None
+            assert await exporter.send(signal, found) == "202 Accepted"  # type: ignore[arg-type]  # as above
+        await exporter.close()
+    assert [each.path for each in server.requests] == ["/otlp/v1/traces", "/otlp/v1/metrics", "/otlp/v1/logs"]
+    assert {each.headers["content-type"] for each in server.requests} == {"application/x-protobuf"}
+
+
+async def test_a_partial_success_is_a_loss_of_so_many() -> None:
+    """A collector that takes a batch but for three spans: three are counted as rejected, with its reason."""
+    partial = ExportTraceServiceResponse(
+        partial_success=ExportTracePartialSuccess(rejected_spans=3, error_message="too old")
+    )
+    answers = [status(200, partial.SerializeToString()), status(200, b"\xff\xffno message")]
+    async with serving(answers=answers) as server:
+        exporter = made(server.url)
+        with pytest.raises(SendError) as raised:
+            await exporter.send("spans", b"")
+        assert (raised.value.blame, raised.value.lost) == ("rejected", 3)
+        assert raised.value.message == "200 OK, but 3 rejected: too old"
+        assert await exporter.send("spans", b"") == "200 OK"
+        await exporter.close()
