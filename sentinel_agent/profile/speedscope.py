@@ -11,7 +11,7 @@ waiting, `-` not known.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -76,6 +76,13 @@ def encode(record: ProfileRecord, *, since: float | None = None) -> bytes:
     return msgspec.json.encode(document)
 
 
+class Timeline(NamedTuple):
+    """A record, and when the trigger's condition became true (seconds since the epoch), if the file says it."""
+
+    record: ProfileRecord
+    since: float | None
+
+
 def decode(data: bytes, *, on_cpu: bool | None = None, max_bytes: int = MAX_BYTES) -> ProfileRecord:
     """The record of a speedscope file of ours or of py-spy; `on_cpu` is what holds where the file does not say.
 
@@ -84,13 +91,19 @@ def decode(data: bytes, *, on_cpu: bool | None = None, max_bytes: int = MAX_BYTE
     Raises:
         PeerError: `data` is no such file, or is larger than `max_bytes`.
     """
+    return decode_timeline(data, on_cpu=on_cpu, max_bytes=max_bytes).record
+
+
+def decode_timeline(data: bytes, *, on_cpu: bool | None = None, max_bytes: int = MAX_BYTES) -> Timeline:
+    """As `decode`, with what an incident's timeline says of its trigger."""
     if len(data) > max_bytes:
         raise PeerError(f"not a speedscope file: it is larger than {max_bytes} bytes")
     # Two bytes of JSON can become a list of 56: refuse before anything is built.
     if data.count(b"[") > MAX_SAMPLES + MAX_THREADS:
         raise PeerError(f"not a speedscope file: it has more than {MAX_SAMPLES} samples")
     try:
-        return _decode_file(msgspec.json.decode(data, type=_File), on_cpu)
+        file = msgspec.json.decode(data, type=_File)
+        return Timeline(_decode_file(file, on_cpu), file.sentinel.since if file.sentinel else None)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PeerError(f"not a speedscope file: {error}") from error
 
