@@ -13,6 +13,7 @@ import socket
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from sentinel_agent.api.running import RunningAgent
 from sentinel_agent.capture.registry import load_captures
 from sentinel_agent.capture.runner import CaptureRunner
 from sentinel_agent.config.watch import differences
@@ -42,6 +43,7 @@ from sentinel_agent.watchlist import Watchlist
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from sentinel_agent.api.server import HttpServer
     from sentinel_agent.clock import Clock
     from sentinel_agent.config.load import Loaded
     from sentinel_agent.config.settings import CaptureSettings
@@ -86,6 +88,7 @@ class Agent:
         store: Store,
         clock: Clock,
         tell: Callable[[Event], None],
+        http: HttpServer | None = None,
     ) -> None:
         """Resolve the pids of `request`.
 
@@ -127,6 +130,16 @@ class Agent:
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
         self._responding: set[asyncio.Task[None]] = set()
         self.exports = make_hub(settings.exporters, store.data_dir, clock)
+        self._http = http
+        if http is not None:
+            http.live = RunningAgent(
+                self._sampler, self._responder, self._deck, frozenset(self._captures.captures), clock
+            )
+
+    @property
+    def url(self) -> str | None:
+        """Where the web page is."""
+        return self._http.address.url if self._http else None
 
     @property
     def targets_seen(self) -> int:
@@ -164,6 +177,7 @@ class Agent:
                     *(group.create_task(work) for work in self._recording()),
                     group.create_task(self._every(self._open_readers, lambda: OPEN_SECONDS)),
                     group.create_task(self._stop_when_finished(stop)),
+                    *([group.create_task(self._http.run())] if self._http else []),
                 ]
                 await stop.wait()
                 for loop in loops:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -293,9 +294,10 @@ def _write_last(plan: CapturePlan, record: ProfileRecord) -> list[CapturedFile]:
 def _write_recording(plan: CapturePlan, recording: Recording) -> list[CapturedFile]:
     """Each view that holds a sample; the one of all threads takes the place of the moment's."""
     written = []
+    timeline = partial(speedscope.encode, since=recording.during.start)
     for name, form, record, encode in (
         ("stacks.pb.gz", "pprof", recording.wall, pprof.encode),
-        ("stacks.speedscope.json", "speedscope", recording.wall, speedscope.encode),
+        ("stacks.speedscope.json", "speedscope", recording.wall, timeline),
         ("stacks.cpu.pb.gz", "pprof", recording.cpu, pprof.encode),
         ("stacks.during.pb.gz", "pprof", recording.during, pprof.encode),
     ):

@@ -23,6 +23,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "dump": ("dump", "One incident now, by hand."),
     "stacks": ("stacks", "What every thread of a process is doing."),
     "tasks": ("tasks", "The asyncio tasks of a process, grouped."),
+    "serve": ("serve", "The web page over a data directory, with no agent."),
     "incidents": ("incidents", "List, show, export and delete incidents."),
     "rules": ("rules", "Check, replay, list and explain rules."),
     "exporters": ("exporters", "What leaves the house: state, losses, and a test."),

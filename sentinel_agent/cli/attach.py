@@ -67,6 +67,8 @@ async def _attach(
         f"incidents go to {invocation.data_dir}/incidents. Ctrl-C ends.",
         dim=True,
     )
+    if agent.url:
+        reporter.note(f"Look at it in a browser: {agent.url}", dim=True)
     await watch(agent, asyncio.Event(), for_seconds)
     if not agent.targets_seen and not (request.match or settings.target.match):
         raise NoSuchTargetError("none of the processes could be watched: see above, or they have just ended")

@@ -57,7 +57,7 @@ def _with_options(verb: F, prepare: Callable[[ConfigInputs], Invocation]) -> F:
         "--config", "config", type=path, multiple=True, metavar="F", help="Configuration file, YAML or TOML."
     )
     @click.option("--data-dir", type=path, metavar="D", help="Where incidents are kept.")
-    @click.option("--listen", metavar="ADDR", help="Address of the HTTP API (this build has none yet).")
+    @click.option("--listen", metavar="ADDR", help="Address of the HTTP API and the web page, or `off`.")
     @click.option(
         "--rules", "rule_files", type=path, multiple=True, metavar="F", help="Rule file; may be repeated."
     )

@@ -16,7 +16,7 @@ from sentinel_agent.cli.common import Invocation, common_options, invoke
 from sentinel_agent.cli.reporter import Reporter, show_command
 from sentinel_agent.cli.session import agent_for, stop_on_signals
 from sentinel_agent.core.event import IncidentSealed
-from sentinel_agent.errors import OperatorError, SentinelError
+from sentinel_agent.errors import SentinelError
 from sentinel_agent.watchlist import WatchRequest
 
 if TYPE_CHECKING:
@@ -41,13 +41,6 @@ def demo(invocation: Invocation, once: bool) -> None:
     A CPU spike, a task leak and a memory growth are made in the gateway; each incident is printed as it is saved,
     with the command that shows it. On a terminal everything then runs on until Ctrl-C.
     """
-    try:
-        import aiohttp  # noqa: F401, PLC0415 - the extra that only the demo needs
-    except ImportError:
-        raise OperatorError(
-            "the demo's service needs aiohttp, which is not installed",
-            hint="pip install 'sentinel-agent[demo]'",
-        ) from None
     rules = importlib.resources.files("sentinel_agent.demo") / "rules.yaml"
     with importlib.resources.as_file(rules) as path:
         own = {
@@ -74,6 +67,7 @@ class _Tour:
         self._once = once
         self._reporter = Reporter(invocation.data_dir)
         self._saved: dict[str, asyncio.Event] = {}
+        self._url: str | None = None
 
     async def run(self) -> None:
         """Play it.
@@ -81,7 +75,7 @@ class _Tour:
         Raises:
             SentinelError: an incident that had to come did not.
         """
-        from sentinel_agent.demo.tour import (  # noqa: PLC0415 - needs the extra
+        from sentinel_agent.demo.tour import (  # noqa: PLC0415 - imports aiohttp, which is heavy
             FAULTS,
             running_service,
             traffic,
@@ -97,6 +91,7 @@ class _Tour:
             agent = agent_for(
                 self._invocation, self._invocation.store().open(), WatchRequest((service.pid,)), self._tell
             )
+            self._url = agent.url
             watching = asyncio.create_task(agent.run(stop))
             playing = asyncio.create_task(self._play(FAULTS, client, service, stop))
             try:
@@ -148,3 +143,7 @@ class _Tour:
         for words in (("list",), ("show", newest), ("export", newest, "--format", "svg")):
             self._reporter.note(f"  {show_command(data_dir, 'incidents', *words)}")
         self._reporter.note(f"  the files themselves: {data_dir}/incidents")
+        if self._url and not self._once:
+            self._reporter.note(f"  in a browser, with flame graphs: {self._url}", bold=True)
+        elif self._url:
+            self._reporter.note(f"  in a browser: {show_command(data_dir, 'serve')}")

@@ -14,15 +14,14 @@ from sentinel_agent.cli import output
 from sentinel_agent.cli.common import common_options
 from sentinel_agent.clock import SystemClock
 from sentinel_agent.config.load import ConfigInputs, load
-from sentinel_agent.core.explain import Explanation, explain
+from sentinel_agent.core.explain import explain
 from sentinel_agent.core.health import health
 from sentinel_agent.core.limits import fires_within
 from sentinel_agent.core.metrics import METRICS, unit_of
 from sentinel_agent.core.replay import MAX_CHARACTERS, parse_series, replay
 from sentinel_agent.errors import OperatorError
-from sentinel_agent.status import AgentStatus, known_metrics
+from sentinel_agent.standing import RuleView, rules_of_agent, running_agents
 from sentinel_agent.store.limits import stored_limits
-from sentinel_agent.store.status import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -142,101 +141,22 @@ def _show_replay(loaded: Sequence[Rule], entries: Sequence[ReplayEntry]) -> None
         click.echo(f"{rule.name}: fired {count} of {len(own)} rows" + (f"; else {quiet}" if quiet else ""))
 
 
-class _View(msgspec.Struct, frozen=True):
-    """One rule on one target, or a rule that is on none; what `list` and `explain` show.
-
-    `state` is the decision's, or `no target` where an agent runs and has none for the rule, or `left out` where it
-    has more states than a status holds, or `no agent`.
-    """
-
-    rule: str
-    state: str
-    explanation: Explanation
-    source: str
-    metric: str | None
-    fires: int
-    agent_pid: int | None = None
-    target: str | None = None
-    pid: int | None = None
-    reason: str | None = None
-    value: float | None = None
-    baseline: float | None = None
-
-
-def _views(invocation: Invocation) -> list[_View]:
+def _views(invocation: Invocation) -> list[RuleView]:
     """Of every running agent of this data directory; without one, of the rules that are configured."""
     now = SystemClock().wall()
-    statuses = list(_statuses(invocation.data_dir, now))
-    if statuses:
-        return [view for status in statuses for view in _of_agent(status, now)]
+    found = running_agents(invocation.data_dir, now)
+    for remark in found.remarks:
+        click.secho(remark, fg="yellow", err=True)
+    if found.agents:
+        return [view for status in found.agents for view in rules_of_agent(status, now)]
     return list(_configured(invocation, now))
 
 
-def _statuses(data_dir: Path, now: float) -> Iterator[AgentStatus]:
-    for status in read_all(data_dir, now):
-        if not status.alive:
-            continue
-        try:
-            found = msgspec.json.decode(status.document, type=AgentStatus)
-        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-            click.secho(
-                "An agent of another version runs here; its rules are not shown.", fg="yellow", err=True
-            )
-            continue
-        if found.states_left_out:
-            words = f"{found.states_left_out} rules on targets are not shown: the agent has more than a status holds."
-            click.secho(words, fg="yellow", err=True)
-        yield found
-
-
-def _of_agent(status: AgentStatus, now: float) -> Iterator[_View]:
-    metrics = known_metrics(status.metrics)
-    roles = [state.role for state in status.states]
-    for entry in status.rules:
-        on_targets = [state for state in status.states if state.decision.rule == entry.rule.name]
-        for state in on_targets:
-            decision, limits = state.decision, state.limits
-            yield _View(
-                rule=entry.rule.name,
-                state=decision.state,
-                explanation=explain(
-                    entry.rule,
-                    decision,
-                    limits,
-                    metrics,
-                    now,
-                    capture_kinds=status.capture_kinds,
-                    roles=roles,
-                ),
-                source=entry.source,
-                metric=entry.rule.metric,
-                fires=fires_within(limits, entry.rule.limit, now) if limits else 0,
-                agent_pid=status.pid,
-                target=state.role.key,
-                pid=state.pid,
-                reason=decision.reason,
-                value=decision.value,
-                baseline=decision.baseline,
-            )
-        if not on_targets:
-            yield _View(
-                rule=entry.rule.name,
-                state="left out" if status.states_left_out else "no target",
-                explanation=explain(
-                    entry.rule, None, None, metrics, now, capture_kinds=status.capture_kinds, roles=roles
-                ),
-                source=entry.source,
-                metric=entry.rule.metric,
-                fires=0,
-                agent_pid=status.pid,
-            )
-
-
-def _configured(invocation: Invocation, now: float) -> Iterator[_View]:
+def _configured(invocation: Invocation, now: float) -> Iterator[RuleView]:
     stored = stored_limits(invocation.store()) if invocation.data_dir.is_dir() else []
     for each in invocation.loaded.rules:
         own = [record for record in stored if record.rule == each.rule.name]
-        yield _View(
+        yield RuleView(
             rule=each.rule.name,
             state="no agent",
             explanation=explain(each.rule, None, None, METRICS, now),
@@ -296,7 +216,7 @@ def explain_rule(invocation: Invocation, name: str, as_json: bool) -> None:
         _print_explanation(view)
 
 
-def _print_explanation(view: _View) -> None:
+def _print_explanation(view: RuleView) -> None:
     words = view.explanation
     where = f" on {view.target} (pid {view.pid})" if view.target else ""
     click.secho(output.clean(f"{view.rule}{where}: {view.state}"), bold=True)

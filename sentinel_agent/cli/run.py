@@ -56,6 +56,8 @@ async def _run(invocation: Invocation, command: tuple[str, ...], reporter: Repor
     _pass_signals_on(child)
     try:
         agent = agent_for(invocation, store, WatchRequest((child.pid,), allow_non_python=True), reporter)
+        if agent.url:
+            reporter.note(f"Look at it in a browser: {agent.url}", dim=True)
         await agent.run(asyncio.Event())
     except NoSuchTargetError:  # it ended before it could be looked at
         pass

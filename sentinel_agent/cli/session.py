@@ -7,8 +7,12 @@ import signal
 from typing import TYPE_CHECKING
 
 from sentinel_agent.agent import Agent
+from sentinel_agent.api.guard import Guard, parse_address
+from sentinel_agent.api.server import AddressInUseError, HttpServer
 from sentinel_agent.clock import SystemClock
+from sentinel_agent.config.load import DEFAULT
 from sentinel_agent.config.watch import Reloader
+from sentinel_agent.core.event import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,10 +26,43 @@ if TYPE_CHECKING:
 def agent_for(
     invocation: Invocation, store: Store, request: WatchRequest, tell: Callable[[Event], None]
 ) -> Agent:
-    """The agent on an open store; what is wrong with the targets is raised here."""
+    """The agent on an open store, listening; what is wrong with the targets or the address is raised here.
+
+    The usual address may belong to another agent already: that is told, and this one goes on without. One that was
+    asked for must be had.
+    """
+    clock = SystemClock()
     reloader = Reloader(invocation.inputs, invocation.loaded)
     reloader.last_error = invocation.fault
-    return Agent(request, reloader, store, SystemClock(), tell)
+    try:
+        http = http_server(invocation, store)
+    except AddressInUseError as error:
+        if invocation.loaded.sources["listen"] != DEFAULT:
+            raise
+        tell(Trouble(clock.wall(), f"the web page and the HTTP API are off: {error.message}; {error.hint}"))
+        http = None
+    try:
+        agent = Agent(request, reloader, store, clock, tell, http)
+    except BaseException:
+        if http is not None:
+            http.close()
+        raise
+    return agent
+
+
+def http_server(invocation: Invocation, store: Store) -> HttpServer | None:
+    """What listens, as the settings say; None for `off`.
+
+    Raises:
+        OperatorError: the address cannot be had, or needs a token.
+    """
+    settings = invocation.loaded.settings
+    address = parse_address(settings.listen)
+    if address is None:
+        return None
+    return HttpServer(
+        Guard(address, settings.api.read_tokens, settings.api.capture_tokens), store, SystemClock()
+    )
 
 
 def stop_on_signals(stop: asyncio.Event, signals: tuple[signal.Signals, ...]) -> None:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 MAX_RULES = 1000
 S = TypeVar("S", bound=msgspec.Struct)
 
+DEFAULT = "default"
+"""The source of a value that nothing gave."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigInputs:
@@ -106,7 +109,7 @@ class _Loading:
         self._warnings: list[Fault] = []
         self._files: dict[Path, str] = {}
         self._leaves: dict[Place, Any] = {}
-        self._sources = {setting.name: "default" for setting in settings_table()}
+        self._sources = {setting.name: DEFAULT for setting in settings_table()}
         self._inline: list[tuple[Document, tuple[Rule, ...]]] = []
         self._rules: dict[str, RuleWithSource] = {}
 

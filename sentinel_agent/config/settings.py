@@ -190,6 +190,15 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 16 * 1024**2
 
 
+class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may use the HTTP interface: tokens of 16 characters or more, needed where other machines reach it."""
+
+    read_tokens: Annotated[Names, Meta(description="tokens with which everything may be read over HTTP")] = ()
+    capture_tokens: Annotated[
+        Names, Meta(description="tokens with which captures may be asked for and incidents deleted, too")
+    ] = ()
+
+
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the agent says on stderr."""
 
@@ -211,9 +220,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: Annotated[
         str,
         Meta(
-            pattern=r"^.+:\d{1,5}$",
+            pattern=r"^(off|.+:\d{1,5})$",
             extra={"unit": "address"},
-            description="address of the HTTP interface, which this build does not have yet",
+            description="address of the HTTP interface and the web page; `off`: none",
         ),
     ] = "127.0.0.1:9477"
     target: TargetSettings = TargetSettings()
@@ -224,6 +233,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     capture: CaptureSettings = CaptureSettings()
     postmortem: PostmortemSettings = PostmortemSettings()
     store: StoreSettings = StoreSettings()
+    api: ApiSettings = ApiSettings()
     log: LogSettings = LogSettings()
     rule_packs: Annotated[Names, Meta(description="installed rule packs to use, by name")] = ("default",)
     rule_files: Annotated[

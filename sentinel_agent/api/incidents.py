@@ -1,0 +1,155 @@
+"""What the store's incidents have to show in a flame graph: their files as digests, the last ones used kept in memory.
+
+Everything here blocks and is called from the API's own worker thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from sentinel_agent.capture.stacks import Stacks
+from sentinel_agent.capture.tasks import TasksDocument
+from sentinel_agent.errors import SentinelError
+from sentinel_agent.profile import pprof, speedscope
+from sentinel_agent.profile.digest import Digest, digest, frame_label
+from sentinel_agent.profile.names import printable
+from sentinel_agent.profile.record import Frame
+from sentinel_agent.store.files import read_bounded
+from sentinel_agent.store.index import IncidentFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sentinel_agent.capture.stacks import StackFrame
+    from sentinel_agent.core.model import IncidentRow
+    from sentinel_agent.profile.digest import Interval
+    from sentinel_agent.profile.flamegraph import Folded
+    from sentinel_agent.store.store import Store
+
+Kind = Literal["cpu", "wall", "threads", "tasks"]
+
+CACHE_BYTES = 8 * 1024**2
+"""Estimated bytes of digests that are kept."""
+_FILE_BYTES = 32 * 1024**2
+_KNOWN_FOLDERS = 20_000
+TIMELINE = "stacks.speedscope.json"
+_PROFILE = "profile.pb.gz"
+_NEEDS: dict[Kind, tuple[str, ...]] = {
+    "cpu": (TIMELINE, _PROFILE),
+    "wall": (TIMELINE,),
+    "threads": ("stacks.json",),
+    "tasks": ("tasks.json",),
+}
+_UNREADABLE = (OSError, ValueError, RecursionError, SentinelError)
+
+
+class IncidentProfiles:
+    """Digests of the incidents of one store. `unreadable` counts files that could not be used."""
+
+    def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
+        self.store = store
+        self.unreadable = 0
+        self._folder = store.data_dir / "incidents"
+        self._room = cache_bytes
+        self._used = 0
+        self._digests: OrderedDict[tuple[str, Kind], tuple[Digest | None, int]] = OrderedDict()
+        self._kinds: OrderedDict[str, frozenset[Kind]] = OrderedDict()
+
+    def rows(self, since: float | None, until: float | None, limit: int) -> list[IncidentRow]:
+        """Incidents whose trigger is in the range, newest first."""
+        return self.store.list(IncidentFilter(since=since, until=until, limit=limit))
+
+    def kinds(self, row: IncidentRow) -> frozenset[Kind]:
+        """What an incident has files for."""
+        found = self._kinds.get(row.id)
+        if found is None:
+            folder = self._folder / row.id
+            found = frozenset(
+                kind for kind, names in _NEEDS.items() if any((folder / name).exists() for name in names)
+            )
+            self._kinds[row.id] = found
+            if len(self._kinds) > _KNOWN_FOLDERS:
+                self._kinds.popitem(last=False)
+        return found
+
+    def digest(self, row: IncidentRow, kind: Kind, inside: Sequence[Interval] | None = None) -> Digest | None:
+        """An incident's stacks of a kind; None where it has none or they cannot be read.
+
+        With `inside` only those of these times, which is not kept in memory.
+        """
+        if inside is not None:
+            return self._read(row, kind, inside)
+        key = (row.id, kind)
+        if key in self._digests:
+            self._digests.move_to_end(key)
+            return self._digests[key][0]
+        found = self._read(row, kind, None)
+        size = _size(found)
+        self._digests[key] = (found, size)
+        self._used += size
+        while self._used > self._room and len(self._digests) > 1:
+            self._used -= self._digests.popitem(last=False)[1][1]
+        return found
+
+    def _read(self, row: IncidentRow, kind: Kind, inside: Sequence[Interval] | None) -> Digest | None:
+        folder = self._folder / row.id
+        try:
+            if kind in {"cpu", "wall"}:
+                return _recorded(folder, kind, inside)
+            stacks = _threads(folder) if kind == "threads" else _tasks(folder)
+        except FileNotFoundError:
+            return None
+        except _UNREADABLE:
+            self.unreadable += 1
+            return None
+        counted = Digest(row.time, row.time, row.time, during=stacks)
+        counted.seconds[int(row.time)] = sum(stacks.values())
+        return counted
+
+
+def _recorded(folder: Path, kind: Kind, inside: Sequence[Interval] | None) -> Digest | None:
+    view: Literal["cpu", "wall"] = "cpu" if kind == "cpu" else "wall"
+    try:
+        content = read_bounded(folder / TIMELINE, _FILE_BYTES)
+    except FileNotFoundError:
+        if view == "wall":
+            raise
+        return digest(pprof.decode(read_bounded(folder / _PROFILE, _FILE_BYTES)), view)
+    record, since = speedscope.decode_timeline(content)
+    return digest(record, view, since=since, inside=inside)
+
+
+def _threads(folder: Path) -> Folded:
+    found: Folded = {}
+    for thread in msgspec.json.decode(read_bounded(folder / "stacks.json", _FILE_BYTES), type=Stacks).threads:
+        root = printable(thread.name) or f"thread {thread.native_id}"
+        stack = (root, *(_label(frame) for frame in reversed(thread.frames)))
+        found[stack] = found.get(stack, 0) + 1
+    return found
+
+
+def _tasks(folder: Path) -> Folded:
+    found: Folded = {}
+    document = msgspec.json.decode(read_bounded(folder / "tasks.json", _FILE_BYTES), type=TasksDocument)
+    for group in document.groups:
+        waits = (f"waiting on {printable(group.waiting_on)}",) if group.waiting_on else ()
+        stack = (*(_label(frame) for frame in group.frames), *waits) or (printable(group.coroutine),)
+        found[stack] = found.get(stack, 0) + group.count
+    return found
+
+
+def _label(frame: StackFrame) -> str:
+    return frame_label(Frame(frame.function, frame.file, frame.line))
+
+
+def _size(found: Digest | None) -> int:
+    """About what a digest takes; its labels are shared with all others."""
+    if found is None:
+        return 200
+    stacks = [*found.before, *found.during]
+    return 1000 + sum(sys.getsizeof(stack) + 100 for stack in stacks) + 100 * len(found.seconds)
