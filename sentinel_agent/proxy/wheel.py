@@ -37,9 +37,8 @@ class Wheel:
     def arm(self, item: Timed, deadline: float) -> None:
         """Give `item` a deadline, in place of any earlier one."""
         item.deadline = deadline
-        slot = int(deadline * SLOTS_PER_SECOND) + 1
-        if slot < item.slot:
-            self._move(item, slot)
+        if deadline * SLOTS_PER_SECOND < item.slot - 1:
+            self._move(item, int(deadline * SLOTS_PER_SECOND) + 1)
 
     def _move(self, item: Timed, slot: int) -> None:
         self.drop(item)

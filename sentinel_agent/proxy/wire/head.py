@@ -69,8 +69,17 @@ HOP_BY_HOP: Final = frozenset((b"connection", b"te", b"upgrade", b"keep-alive", 
 """Fields that end here (RFC 9110 section 7.6.1). `Transfer-Encoding` goes on, since the chunks do."""
 
 
+_ENDS_HERE: Final = HOP_BY_HOP - {b"connection"}
+
+
 class _NoCallbacks:
-    """llhttp judges; what it found is read by the expressions of this module."""
+    """llhttp judges; what it found is read by the expressions of this module.
+
+    Each name that httptools looks for is there: looking for what is missing costs more than parsing.
+    """
+
+    on_message_begin = on_url = on_status = on_header = on_headers_complete = None
+    on_body = on_chunk_header = on_chunk_complete = on_message_complete = None
 
 
 _SILENT = _NoCallbacks()
@@ -94,33 +103,18 @@ class RequestHead:
     None for a chunked one. `as_it_is` is whether the head may go on unchanged: HTTP/1.1, nothing in it ends here.
     """
 
-    __slots__ = (
-        "as_it_is",
-        "chunked",
-        "fields",
-        "keep_alive",
-        "length",
-        "line_end",
-        "method",
-        "minor",
-        "nominated",
-        "raw",
-        "target",
-        "target_is_path",
-    )
+    length: int | None = 0
+    chunked = False
+    nominated: tuple[bytes, ...] = ()
+    target_is_path = True
 
-    def __init__(self, raw: bytes, line: re.Match[bytes], fields: dict[bytes, bytes]) -> None:
+    def __init__(self, raw: bytes, line: re.Match[bytes]) -> None:
         self.raw = raw
         self.method, self.target, minor = line.groups()
         self.minor = 1 if minor == b"1" else 0
         self.line_end = line.end()
-        self.fields = fields
-        self.length: int | None = 0
-        self.chunked = False
-        self.keep_alive = self.minor == 1
-        self.nominated: tuple[bytes, ...] = ()
-        self.as_it_is = self.minor == 1
-        self.target_is_path = True
+        self.fields: dict[bytes, bytes] = {}
+        self.keep_alive = self.as_it_is = minor == b"1"
 
     @property
     def upgrade(self) -> bytes | None:
@@ -136,32 +130,18 @@ class RequestHead:
 class ResponseHead:
     """A response's head. `length` is None where the body is chunked or, with `until_close`, ends with the connection."""
 
-    __slots__ = (
-        "as_it_is",
-        "chunked",
-        "fields",
-        "keep_alive",
-        "length",
-        "line_end",
-        "minor",
-        "nominated",
-        "raw",
-        "status",
-        "until_close",
-    )
+    length: int | None = 0
+    chunked = False
+    until_close = False
+    nominated: tuple[bytes, ...] = ()
 
-    def __init__(self, raw: bytes, line: re.Match[bytes], fields: dict[bytes, bytes]) -> None:
+    def __init__(self, raw: bytes, line: re.Match[bytes]) -> None:
         self.raw = raw
         self.minor = 1 if line[1] == b"1" else 0
         self.status = int(line[2])
         self.line_end = line.end()
-        self.fields = fields
-        self.length: int | None = 0
-        self.chunked = False
-        self.until_close = False
-        self.keep_alive = self.minor == 1
-        self.nominated: tuple[bytes, ...] = ()
-        self.as_it_is = self.minor == 1
+        self.fields: dict[bytes, bytes] = {}
+        self.keep_alive = self.as_it_is = self.minor == 1
 
 
 def parse_request(
@@ -178,10 +158,14 @@ def parse_request(
     if raw.count(b"\n") > limits.headers + 2:
         raise WireError(431, f"more than {limits.headers} header lines")
     _judge(httptools.HttpRequestParser(_SILENT), raw, 400)
-    head = RequestHead(raw, line, {})
+    head = RequestHead(raw, line)
     fields = head.fields
-    for name, value in pattern.findall(raw, line.end() - 1):
-        _add(fields, name.lower(), value.rstrip(b" \t"), 400)
+    for written, value in pattern.findall(raw, head.line_end - 1):
+        name = written.lower()
+        if name in fields:
+            _add_again(fields, name, value.rstrip(b" \t"), 400)
+        else:
+            fields[name] = value.rstrip(b" \t")
     _check_target(head, limits)
     host = fields.get(b"host")
     if host is None:
@@ -208,10 +192,14 @@ def parse_response(
     if raw.count(b"\n") > max_headers + 2:
         raise WireError(502, f"the upstream's answer has more than {max_headers} header lines")
     _judge(httptools.HttpResponseParser(_SILENT), raw, 502)
-    head = ResponseHead(raw, line, {})
+    head = ResponseHead(raw, line)
     fields = head.fields
-    for name, value in pattern.findall(raw, line.end() - 1):
-        _add(fields, name.lower(), value.rstrip(b" \t"), 502)
+    for written, value in pattern.findall(raw, head.line_end - 1):
+        name = written.lower()
+        if name in fields:
+            _add_again(fields, name, value.rstrip(b" \t"), 502)
+        else:
+            fields[name] = value.rstrip(b" \t")
     _frame_response(head, method)
     return head
 
@@ -227,16 +215,14 @@ def _judge(
         raise WireError(status, str(error)) from None
 
 
-def _add(fields: dict[bytes, bytes], name: bytes, value: bytes, status: int) -> None:
-    before = fields.get(name)
-    if before is None:
-        fields[name] = value
-    elif name in _ONCE:
+def _add_again(fields: dict[bytes, bytes], name: bytes, value: bytes, status: int) -> None:
+    """A field that is there already."""
+    if name in _ONCE:
         raise WireError(status, f"{name.decode()} is given twice")
-    elif name == b"traceparent":  # two parents are none (W3C Trace Context section 3.2.2.5)
+    if name == b"traceparent":  # two parents are none (W3C Trace Context section 3.2.2.5)
         fields[name] = b""
     else:
-        fields[name] = before + b", " + value
+        fields[name] += b", " + value
 
 
 def _refused_line(raw: bytes) -> WireError:
@@ -314,13 +300,7 @@ def _frame_request(head: RequestHead) -> None:
     elif connection is not None and head.minor == 0:
         head.keep_alive = True
     if head.as_it_is:
-        head.as_it_is = _nothing_ends_here(fields)
-
-
-def _nothing_ends_here(fields: dict[bytes, bytes]) -> bool:
-    """Whether no field is hop-by-hop; `Connection: keep-alive` by itself says the same on every hop."""
-    found = HOP_BY_HOP.intersection(fields)
-    return not found or found == {b"connection"}
+        head.as_it_is = _ENDS_HERE.isdisjoint(fields)  # `Connection: keep-alive` says the same on every hop
 
 
 def _body_of_request(head: RequestHead, fields: dict[bytes, bytes]) -> None:
@@ -348,7 +328,7 @@ def _frame_response(head: ResponseHead, method: bytes) -> None:
     elif connection is not None:
         head.keep_alive = True
     if head.as_it_is:
-        head.as_it_is = _nothing_ends_here(fields)
+        head.as_it_is = _ENDS_HERE.isdisjoint(fields)  # `Connection: keep-alive` says the same on every hop
     coding = fields.get(b"transfer-encoding")
     length = fields.get(b"content-length")
     if coding is not None:
