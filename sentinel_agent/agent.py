@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sentinel_agent.capture.registry import load_captures
@@ -27,6 +28,8 @@ from sentinel_agent.responder import DiskThread, Firing, Responder, firing_of
 from sentinel_agent.sampler import Sampler
 from sentinel_agent.status import StatusWriter
 from sentinel_agent.store.limits import encode_limits, stored_limits
+from sentinel_agent.tap.capture import RequestsCapture
+from sentinel_agent.tap.probe import ProxyProbe
 from sentinel_agent.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from sentinel_agent.recorder.spool import Spool
     from sentinel_agent.sampler import TargetSeries
     from sentinel_agent.store.store import Store
+    from sentinel_agent.tap.hub import TapHub
     from sentinel_agent.watchlist import WatchRequest
 
 log = logging.getLogger(__name__)
@@ -75,8 +79,9 @@ class Agent:
         store: Store,
         clock: Clock,
         tell: Callable[[Event], None],
+        tap: TapHub | None = None,
     ) -> None:
-        """Resolve the pids of `request`.
+        """Resolve the pids of `request`; `tap` takes in what workers of the embedded proxy tell.
 
         Raises:
             TargetError: one of them cannot be watched; its exit code tells which kind of obstacle.
@@ -94,6 +99,10 @@ class Agent:
         self._disk = DiskThread()
         self._registry = load_registry()
         self._captures = load_captures(clock=clock)
+        self._tap = tap
+        if tap is not None:
+            self._registry.factories["proxy"] = partial(ProxyProbe, tap)
+            self._captures.captures["requests"] = RequestsCapture(tap, clock)
         self._engine = RuleEngine(rules_of(loaded), cpu_max=settings.capture.cpu_max)
         self._sampler = Sampler(clock, settings.sampler.interval, self._on_tick)
         self._watchlist = Watchlist(request, settings, self._sampler, self._registry, clock, self._tell)
@@ -146,6 +155,7 @@ class Agent:
                     *(group.create_task(work) for work in self._recording()),
                     group.create_task(self._every(self._open_readers, lambda: OPEN_SECONDS)),
                     group.create_task(self._stop_when_finished(stop)),
+                    *([group.create_task(self._tap.run())] if self._tap is not None else []),
                 ]
                 await stop.wait()
                 for loop in loops:
@@ -154,6 +164,8 @@ class Agent:
                 await self._keep_limits(self._engine.changed_limits())  # the cooldowns that began just now
         finally:
             self._watchlist.close()
+            if self._tap is not None:
+                self._tap.close()
             await self._disk(self._status.withdraw)
             self._disk.close()
         if self._unheard is not None:

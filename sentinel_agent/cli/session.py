@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from sentinel_agent.cli.common import Invocation
     from sentinel_agent.core.event import Event
     from sentinel_agent.store.store import Store
+    from sentinel_agent.tap.hub import TapHub
     from sentinel_agent.watchlist import WatchRequest
 
 
 def agent_for(
-    invocation: Invocation, store: Store, request: WatchRequest, tell: Callable[[Event], None]
+    invocation: Invocation,
+    store: Store,
+    request: WatchRequest,
+    tell: Callable[[Event], None],
+    tap: TapHub | None = None,
 ) -> Agent:
     """The agent on an open store; what is wrong with the targets is raised here."""
-    return Agent(request, Reloader(invocation.inputs, invocation.loaded), store, SystemClock(), tell)
+    return Agent(request, Reloader(invocation.inputs, invocation.loaded), store, SystemClock(), tell, tap)
 
 
 def stop_on_signals(stop: asyncio.Event, signals: tuple[signal.Signals, ...]) -> None:

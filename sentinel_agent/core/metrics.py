@@ -58,10 +58,10 @@ METRICS: dict[str, Metric] = {
         Metric("tasks", "count", "asyncio tasks"),
         Metric("loop_stall", "seconds", "time the event loop has been in one callback", planned=True),
         Metric("gc_pause", "seconds", "longest garbage collection since the last tick", planned=True),
-        Metric("rps", "per_second", "requests through the embedded proxy", planned=True),
-        Metric("error_rate", "percent", "share of the proxy's requests that failed", planned=True),
-        Metric("latency_p99", "seconds", "99th percentile of the proxy's request duration", planned=True),
-        Metric("inflight", "count", "requests in flight in the proxy", planned=True),
+        Metric("rps", "per_second", "requests through the embedded proxy"),
+        Metric("error_rate", "percent", "share of the proxy's requests that failed"),
+        Metric("latency_p99", "seconds", "99th percentile of the proxy's request duration"),
+        Metric("inflight", "count", "requests in flight in the proxy"),
     )
 }
 

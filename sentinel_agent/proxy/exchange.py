@@ -58,6 +58,7 @@ class Exchange:
     tries = 0
     bytes_out = 0
     first_try = 0.0
+    sent_time = 0.0
     head_time = 0.0
     _held: list[bytes] | None = None
     _held_bytes = 0
@@ -72,6 +73,7 @@ class Exchange:
     _close = False
     _dechunk = False
     _answer_left = 0
+    _slot = -1
     _answer_chunks: ChunkedBody | None = None
 
     def __init__(self, downstream: Downstream, head: RequestHead) -> None:
@@ -102,6 +104,10 @@ class Exchange:
                 return
         if route.spec.trace:
             self.place = self.worker.tracer.begin(self.head.fields)
+        table = self.worker.inflight
+        if table is not None:
+            trace = self.place.context.trace_id if self.place is not None else 0
+            self._slot = table.enter(self.worker.wall(self.start_time), route.number, trace, self.head.raw)
         if route.hooks:
             self.view = RequestView(self)
             self._arm()
@@ -202,6 +208,7 @@ class Exchange:
             if self._held_bytes > self.downstream.listener.spec.limits.buffer:
                 self._let_go()
         self._sent = True
+        self.sent_time = self.worker.now()
         connection.transport.write(data)
         if self.downstream.full:
             connection.pause_reading()
@@ -552,11 +559,16 @@ class Exchange:
             stats = route.stats
             stats.inflight -= 1
             self.worker.exchanges.discard(self)
+            if self._slot >= 0 and self.worker.inflight is not None:
+                self.worker.inflight.leave(self._slot)
             stats.requests += 1
             stats.bytes_in += self.bytes_in
             stats.bytes_out += self.bytes_out
             stats.classes[self.status // 100] += 1
             stats.latency[bucket(int(seconds * 1e6))] += 1
+            if self.head_time:  # the proxy's own share: all but the wait for the upstream's head
+                own = seconds - (self.head_time - self.sent_time)
+                stats.own[bucket(int(own * 1e6))] += 1
             if flag is not None:
                 stats.flags[flag.code] = stats.flags.get(flag.code, 0) + 1
                 stats.self_failed += flag.ours

@@ -22,6 +22,7 @@ import uvloop
 
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.proxy.config import load_proxy
+from sentinel_agent.proxy.tap import Tap
 from sentinel_agent.proxy.worker import Worker
 
 if TYPE_CHECKING:
@@ -33,14 +34,19 @@ READY = b"ready\n"
 
 
 async def serve(
-    config: ProxyConfig, sockets: Mapping[str, socket.socket], lifeline: int | None, ready: int | None
+    config: ProxyConfig,
+    sockets: Mapping[str, socket.socket],
+    *,
+    tap: Path | None,
+    lifeline: int | None,
+    ready: int | None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or the end of the lifeline, then drain."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    worker = Worker(config, sockets)
+    worker = Worker(config, sockets, tap=Tap(tap) if tap is not None else None)
     await worker.start()
     # What the configuration made lives as long as the process: it need not be looked at by every collection.
     gc.collect()
@@ -62,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--listen", action="append", default=[], metavar="NAME=FD")
+    parser.add_argument("--tap", type=Path, help="the agent's socket")
     parser.add_argument("--lifeline", type=int)
     parser.add_argument("--ready", type=int)
     parser.add_argument("--name", default="", help="shown in the list of processes")
@@ -73,7 +80,7 @@ def main() -> None:
         for entry in options.listen:
             name, _, descriptor = entry.rpartition("=")
             sockets[name] = socket.socket(fileno=int(descriptor))
-        uvloop.run(serve(config, sockets, options.lifeline, options.ready))
+        uvloop.run(serve(config, sockets, tap=options.tap, lifeline=options.lifeline, ready=options.ready))
     except SentinelError as error:
         sys.stderr.write(f"{error.message}\n")
         sys.exit(error.exit_code)

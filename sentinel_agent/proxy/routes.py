@@ -32,7 +32,8 @@ _MAX_QUERY = 100
 class CompiledRoute:
     """A route and what can be known of it before any request. `removed` holds the fields that ours take the place of.
 
-    `bucket`, `hooks` and `pools` (clusters, each with the end of its share of 1) are filled in by the worker.
+    `bucket`, `hooks` and `pools` (clusters, each with the end of its share of 1) are filled in by the worker, `number` is its place
+    among all routes of the worker.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class CompiledRoute:
         "hooks",
         "listener",
         "name",
+        "number",
         "passthrough",
         "pools",
         "removed",
@@ -54,6 +56,7 @@ class CompiledRoute:
 
     def __init__(self, listener: Listener, spec: Route, tracing: Tracing) -> None:
         self.name = spec.name
+        self.number = 0
         self.listener = listener.name
         self.spec = spec
         self.stats = RouteStats()

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from sentinel_agent.proxy.config import ProxyConfig
+    from sentinel_agent.proxy.downstream import Downstream
     from sentinel_agent.proxy.exchange import Exchange
     from sentinel_agent.proxy.relay import Relay
+    from sentinel_agent.proxy.tap import Tap
     from sentinel_agent.proxy.view import RequestView
 
 log = logging.getLogger(__name__)
@@ -45,9 +47,9 @@ class Worker:
         config: ProxyConfig,
         sockets: Mapping[str, socket.socket],
         *,
-        keep: Callable[[RequestRecord], None] | None = None,
+        tap: Tap | None = None,
     ) -> None:
-        """Build everything; `keep` gets the records that are worth telling of (sampled, failed, slow).
+        """Build everything; `tap` is told of the requests that are worth it (sampled, failed, slow).
 
         Raises:
             OperatorError: a filter cannot be made.
@@ -73,7 +75,10 @@ class Worker:
                 self.http.append(HttpListener(self, spec, self.clusters, config.tracing))
         log_spec = config.access_log
         self.access_log = AccessLog(log_spec.path, log_spec.buffer) if log_spec.path is not None else None
-        self._keep = keep
+        self._tap = tap
+        self.inflight = tap.table if tap is not None else None
+        for number, route in enumerate(route for listener in self.http for route in listener.routes):
+            route.number = number
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -94,6 +99,8 @@ class Worker:
             await self._listen(tcp, tcp.spec.name)
         self.spawn(self._turn_wheel(), "deadlines")
         self.spawn(self._flush(), "flush")
+        if self._tap is not None:
+            self.spawn(self._tap.run(self), "tap")
 
     async def _listen(self, factory: Callable[[], asyncio.Protocol], name: str) -> None:
         server = await self._loop.create_server(factory, sock=self._sockets[name], backlog=BACKLOG)
@@ -113,6 +120,13 @@ class Worker:
         deadline = self.now() + drain
         while (self.exchanges or self.relays) and self.now() < deadline:  # noqa: ASYNC110 - once in its life
             await asyncio.sleep(0.02)
+        await self._break_off(clients)
+        if self._tap is not None:
+            self._tap.close()
+        if self.access_log is not None:
+            await asyncio.to_thread(self.access_log.close)
+
+    async def _break_off(self, clients: list[Downstream]) -> None:
         for exchange in tuple(self.exchanges):
             exchange.refused(flags.DRAINED, 503, "the proxy is being stopped")
         for relay in tuple(self.relays):
@@ -126,8 +140,6 @@ class Worker:
         for connection in idle:
             connection.close()
         await asyncio.sleep(0)
-        if self.access_log is not None:
-            await asyncio.to_thread(self.access_log.close)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
         """Run `work` as a task that is cancelled with the worker; its name shows in a task dump."""
@@ -232,7 +244,7 @@ class Worker:
         place, route = exchange.place, exchange.route
         sampled = place is not None and bool(place.context.sampled)
         notable = sampled or flag is not None or exchange.status >= 500 or seconds >= SLOW_SECONDS
-        if self.access_log is None and not (notable and self._keep is not None):
+        if self.access_log is None and not (notable and self._tap is not None):
             return
         head, cluster, downstream = exchange.head, exchange.cluster, exchange.downstream
         server = exchange.server
@@ -264,8 +276,8 @@ class Worker:
         """To the access log, and to the agent if it is worth it."""
         if self.access_log is not None:
             self.access_log.add(record)
-        if notable and self._keep is not None:
-            self._keep(record)
+        if notable and self._tap is not None:
+            self._tap.keep(record)
 
 
 def record_with_spans(record: RequestRecord, span: int, parent: int, client: int) -> RequestRecord:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from sentinel_agent.proxy.config import parse_proxy
+from sentinel_agent.proxy.tap import Tap
 from sentinel_agent.proxy.worker import Worker
 
 if TYPE_CHECKING:
@@ -161,7 +162,15 @@ async def serving(config: Any, log: Path) -> AsyncIterator[Proxy]:
     """A worker with a configuration; its first listener's port is that of `Proxy`."""
     sockets = {each.name: bound() for each in config.listeners}
     records: list[RequestRecord] = []
-    worker = Worker(config, sockets, keep=records.append)
+    tap = Tap(log.parent / "nobody-listens.sock")
+    monitor = tap.keep
+
+    def keep(record: RequestRecord) -> None:
+        records.append(record)
+        monitor(record)
+
+    tap.keep = keep  # type: ignore[method-assign]  # what the agent would be told
+    worker = Worker(config, sockets, tap=tap)
     await worker.start()
     first = sockets[config.listeners[0].name]
     try:

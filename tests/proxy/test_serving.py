@@ -353,6 +353,7 @@ clusters:
         ("host_rewrite: real.example", b"/", b"GET / HTTP/1.1\r\nHost: real.example\r\n"),
         ("request_headers: {set: {X-Add: v}, remove: [X-Old]}", b"/", b"X-Add: v\r\n"),
     ],
+    ids=["prefix", "regex", "host", "headers"],
 )
 async def test_rewrites(tmp_path: Path, route: str, sent: bytes, expected: bytes) -> None:
     """Prefix, expression, host, headers."""
