@@ -73,7 +73,7 @@ class Exchange:
     _close = False
     _dechunk = False
     _answer_left = 0
-    _slot = -1
+    slot = -1
     _answer_chunks: ChunkedBody | None = None
 
     def __init__(self, downstream: Downstream, head: RequestHead) -> None:
@@ -107,7 +107,7 @@ class Exchange:
         table = self.worker.inflight
         if table is not None:
             trace = self.place.context.trace_id if self.place is not None else 0
-            self._slot = table.enter(self.worker.wall(self.start_time), route.number, trace, self.head.raw)
+            self.slot = table.enter(self.worker.wall(self.start_time), route.number, trace, self.head.raw)
         if route.hooks:
             self.view = RequestView(self)
             self._arm()
@@ -559,8 +559,8 @@ class Exchange:
             stats = route.stats
             stats.inflight -= 1
             self.worker.exchanges.discard(self)
-            if self._slot >= 0 and self.worker.inflight is not None:
-                self.worker.inflight.leave(self._slot)
+            if self.slot >= 0 and self.worker.inflight is not None:
+                self.worker.inflight.leave(self.slot)
             stats.requests += 1
             stats.bytes_in += self.bytes_in
             stats.bytes_out += self.bytes_out

@@ -17,20 +17,24 @@ import msgspec
 SLOTS: Final = 1024
 SLOT_BYTES: Final = 256
 SIZE: Final = SLOTS * SLOT_BYTES
-_HEAD = struct.Struct(
-    "<B7xdQQIH"
-)  # used, start (s since the epoch), trace id (high, low), route, bytes of text
+# State (0: free), start (seconds since the epoch), trace id (high, low), route, bytes of text.
+_HEAD = struct.Struct("<B7xdQQIH")
 _TEXT = SLOT_BYTES - _HEAD.size
 _TRIES = 3
+_UNDER_WAY, _ON_LOOP = 1, 2
 
 
 class InFlight(msgspec.Struct, frozen=True):
-    """A request under way. `route` is its number in the worker's list of routes; `line` the request line's begin."""
+    """A request under way. `route` is its number in the worker's list of routes; `line` the request line's begin.
+
+    `on_loop` is whether a filter's hook runs for it at this moment: if the event loop is blocked, this one blocks it.
+    """
 
     start: float
     route: int
     trace: str
     line: str
+    on_loop: bool = False
 
 
 class InFlightTable:
@@ -50,10 +54,14 @@ class InFlightTable:
             return -1
         slot = self._free.pop()
         text = line[:_TEXT]
-        data = _HEAD.pack(1, start, trace >> 64, trace & 0xFFFFFFFFFFFFFFFF, route, len(text)) + text
+        data = _HEAD.pack(_UNDER_WAY, start, trace >> 64, trace & 0xFFFFFFFFFFFFFFFF, route, len(text)) + text
         at = slot * SLOT_BYTES
         self._memory[at : at + len(data)] = data
         return slot
+
+    def hold_loop(self, slot: int, *, holds: bool) -> None:
+        """A filter's hook begins or ends."""
+        self._memory[slot * SLOT_BYTES] = _ON_LOOP if holds else _UNDER_WAY
 
     def leave(self, slot: int) -> None:
         """It is over."""
@@ -81,7 +89,7 @@ class InFlightView:
 
     def count(self) -> int:
         """How many requests are under way."""
-        return sum(self._memory[0:SIZE:SLOT_BYTES])
+        return SLOTS - self._memory[0:SIZE:SLOT_BYTES].count(0)
 
     def read(self) -> list[InFlight]:
         """The requests under way, the oldest first."""
@@ -104,10 +112,9 @@ class InFlightView:
 
 
 def _decode(data: bytes) -> InFlight | None:
-    _, start, high, low, route, length = _HEAD.unpack_from(data)
+    state, start, high, low, route, length = _HEAD.unpack_from(data)
     if length > _TEXT or not 0 < start < 1e11:
         return None
     line = data[_HEAD.size : _HEAD.size + length].partition(b"\r")[0].decode("ascii", "replace")
-    return InFlight(
-        start, route, f"{high << 64 | low:032x}" if high or low else "", line.removesuffix(" HTTP/1.1")
-    )
+    trace = f"{high << 64 | low:032x}" if high or low else ""
+    return InFlight(start, route, trace, line.removesuffix(" HTTP/1.1"), state == _ON_LOOP)

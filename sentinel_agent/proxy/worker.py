@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.config import ProxyConfig
     from sentinel_agent.proxy.downstream import Downstream
     from sentinel_agent.proxy.exchange import Exchange
+    from sentinel_agent.proxy.filters import Reply
     from sentinel_agent.proxy.relay import Relay
     from sentinel_agent.proxy.tap import Tap
     from sentinel_agent.proxy.view import RequestView
@@ -214,13 +215,27 @@ class Worker:
             trace = f" trace={exchange.place.context.trace_id:032x}" if exchange.place else ""
             self.spawn(self._filter_async(exchange, view), f"{method} {path[:80]} route={route.name}{trace}")
             return
-        for hooks in route.hooks:
-            if hooks.request is not None:
-                own = hooks.request(view)
+        own = self._filter(exchange, view)
+        if own is not None:
+            exchange.answer(own, flags.FILTERED)
+        else:
+            exchange.proceed()
+
+    def _filter(self, exchange: Exchange, view: RequestView) -> Reply | None:
+        """Run the sync hooks, with a mark that they have the event loop."""
+        route, table, slot = exchange.route, self.inflight, exchange.slot
+        assert route is not None, "it was routed"
+        if table is not None and slot >= 0:
+            table.hold_loop(slot, holds=True)
+        try:
+            for hooks in route.hooks:
+                own = hooks.request(view) if hooks.request is not None else None
                 if own is not None:
-                    exchange.answer(own, flags.FILTERED)
-                    return
-        exchange.proceed()
+                    return own
+        finally:
+            if table is not None and slot >= 0:
+                table.hold_loop(slot, holds=False)
+        return None
 
     async def _filter_async(self, exchange: Exchange, view: RequestView) -> None:
         assert exchange.route is not None, "it was routed"

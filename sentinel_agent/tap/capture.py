@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sentinel_agent.capture.base import CapturedFile, CaptureResult
+from sentinel_agent.core.units import format_duration
 from sentinel_agent.errors import TargetError
 from sentinel_agent.proxy.stats import quantile
 from sentinel_agent.tap.hub import RECENT_SECONDS
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from sentinel_agent.tap.hub import TapHub, WorkerView
 
 MAX_IN_FLIGHT = 200
+RATE_SECONDS = 1.5
+"""`rate` of a route is over so many seconds, `rate_before` over the half minute before them."""
 
 
 class RequestsCapture:
@@ -49,6 +52,7 @@ def describe(view: WorkerView, wall: float, monotonic: float) -> dict[str, Any]:
     """What is known of a worker's requests, as a document. Times in seconds since the epoch, durations in seconds."""
     in_flight = view.in_flight()
     batch = view.batch
+    rates = view.rates(RATE_SECONDS)
     return {
         "time": wall,
         "last_heard_seconds": monotonic - view.heard,
@@ -57,6 +61,7 @@ def describe(view: WorkerView, wall: float, monotonic: float) -> dict[str, Any]:
             {
                 "request": each.line,
                 "route": view.route_name(each.route),
+                "on_loop": each.on_loop,
                 "seconds": round(max(0.0, wall - each.start), 6),
                 "trace": each.trace,
             }
@@ -71,12 +76,59 @@ def describe(view: WorkerView, wall: float, monotonic: float) -> dict[str, Any]:
                 "requests": each.requests,
                 "errors": each.errors,
                 "in_flight": each.inflight,
+                "rate": rate,
+                "rate_before": before,
                 "flags": each.flags,
                 "latency_p50": quantile(each.latency, 0.5),
                 "latency_p99": quantile(each.latency, 0.99),
                 "own_p99": quantile(each.own, 0.99),
             }
-            for each in (batch.counts if batch else ())
+            for each, (rate, before) in zip(batch.counts if batch else (), rates, strict=False)
         ],
         "records_dropped": batch.dropped if batch else 0,
     }
+
+
+class UnderWay(msgspec.Struct, frozen=True):
+    """A request under way, in `requests.json`; `on_loop` while a filter of its route holds the event loop."""
+
+    request: str
+    route: str
+    seconds: float
+    trace: str
+    on_loop: bool = False
+
+
+class RouteRate(msgspec.Struct, frozen=True):
+    """A route, in `requests.json`; requests a second."""
+
+    route: str
+    rate: float
+    rate_before: float | None
+
+
+class RequestsDocument(msgspec.Struct, frozen=True):
+    """What is read again of `requests.json`."""
+
+    in_flight: tuple[UnderWay, ...]
+    routes: tuple[RouteRate, ...]
+
+
+def in_words(document: RequestsDocument, most: int = 3) -> list[str]:
+    """What stands out, a line each: who holds the event loop, who waits the longest, routes with more than before."""
+    lines = [
+        f"{'on the event loop' if each.on_loop else 'under way'} for {format_duration(each.seconds)}: {each.request}, "
+        f"route {each.route}" + (f", trace {each.trace}" if each.trace else "")
+        for each in sorted(document.in_flight, key=lambda each: (not each.on_loop, -each.seconds))[:most]
+    ]
+    rising = [
+        (each.rate - each.rate_before, each)
+        for each in document.routes
+        if each.rate_before is not None and each.rate > 2 * each.rate_before and each.rate >= 0.5
+    ]
+    rising.sort(key=lambda pair: -pair[0])
+    lines += [
+        f"route {each.route}: {each.rate:.1f} requests a second, {each.rate_before:.1f} before"
+        for _, each in rising[:most]
+    ]
+    return lines

@@ -11,6 +11,7 @@ import heapq
 import os
 import socket
 import struct
+from array import array
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ MAX_WORKERS = 256
 RECENT_SECONDS = 300.0
 KEPT = 50
 """Failed, sampled and slowest requests kept of each worker."""
+HISTORY = 60
+HISTORY_SECONDS = 0.5
+"""How many counts by route are kept, and how far apart they are."""
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -43,6 +47,7 @@ class WorkerView:
     batch: Batch | None = None
     failed: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=KEPT))
     sampled: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _history: deque[tuple[float, array[int]]] = field(default_factory=lambda: deque(maxlen=HISTORY))
     _slowest: list[tuple[float, int, RequestRecord]] = field(default_factory=list)
     _number: int = 0
 
@@ -50,6 +55,8 @@ class WorkerView:
         """A batch has come."""
         self.batch = batch
         self.heard = now
+        if not self._history or batch.time - self._history[-1][0] >= HISTORY_SECONDS:
+            self._history.append((batch.time, _requests(batch)))
         for record in batch.records:
             if record.flags or record.status >= 500:
                 self.failed.append(record)
@@ -68,6 +75,26 @@ class WorkerView:
         heapq.heapify(self._slowest)
         return [entry[2] for entry in sorted(self._slowest, reverse=True)]
 
+    def rates(self, seconds: float) -> list[tuple[float, float | None]]:
+        """Requests a second of each of the batch's counts, over the last `seconds` and over what is remembered from before.
+
+        The latter is None where nothing is.
+        """
+        if self.batch is None or not self._history:
+            return []
+        end, last = self.batch.time, _requests(self.batch)
+        begin, first = self._history[0]
+        edge, middle = next(
+            (entry for entry in reversed(self._history) if entry[0] <= end - seconds), (begin, first)
+        )
+        return [
+            (
+                (count - earlier) / (end - edge) if end > edge else 0.0,
+                (earlier - earliest) / (edge - begin) if edge > begin else None,
+            )
+            for count, earlier, earliest in zip(last, middle, first, strict=False)
+        ]
+
     def in_flight(self) -> list[InFlight]:
         """The requests under way, the oldest first; read from shared memory, even if the worker is stuck."""
         return self.table.read() if self.table is not None else []
@@ -82,6 +109,10 @@ class WorkerView:
         if self.table is not None:
             self.table.close()
             self.table = None
+
+
+def _requests(batch: Batch) -> array[int]:
+    return array("Q", (each.requests for each in batch.counts))
 
 
 class TapHub:
@@ -138,6 +169,8 @@ class TapHub:
                 view = await self._welcome(connection)
                 while True:
                     batch = decode(await _frame(connection), Batch)
+                    if any(each.requests < 0 for each in batch.counts):
+                        raise ValueError("a negative count")  # noqa: TRY301
                     view.take(batch, self._clock.monotonic())
                     self._on_records(view, batch.records)
             except EOFError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,7 +24,7 @@ from sentinel_agent.proxy.inflight import SLOTS, InFlightTable, InFlightView
 from sentinel_agent.proxy.messages import HEADER_BYTES, Batch, Hello, decode, encode, frame_length
 from sentinel_agent.proxy.tap import MAX_HELD, Tap
 from sentinel_agent.proxy.worker import Worker
-from sentinel_agent.tap.capture import RequestsCapture
+from sentinel_agent.tap.capture import RequestsCapture, RequestsDocument, in_words
 from sentinel_agent.tap.hub import TapHub
 from sentinel_agent.tap.probe import ProxyProbe
 from tests.proxy.support import GET, OK, Proxy, answering, bound, read_head, upstream
@@ -133,6 +134,12 @@ async def test_readings_and_requests_reach_the_agent(tmp_path: Path) -> None:
         assert len(under_way["trace"]) == 32
         assert [each["status"] for each in document["failed"]] == [500]
         assert {each["path"] for each in document["slowest"]} == {"/good", "/bad"}
+        lines = in_words(
+            msgspec.json.decode((tmp_path / "requests.json").read_bytes(), type=RequestsDocument)
+        )
+        assert re.match(
+            r"under way for \d+(\.\d)?m?s: GET /slow\?x=1, route all, trace [0-9a-f]{32}", lines[0]
+        )
         release.set()
         await slow
 
@@ -222,6 +229,9 @@ def test_the_table_holds_what_is_under_way() -> None:
             table.leave(slot)
         assert [(each.route, each.line) for each in view.read()] == [(0, "GET /0"), (1, "GET /1")]
         assert view.read()[1].trace == f"{1:032x}"
+        table.hold_loop(slots[1], holds=True)
+        assert [each.on_loop for each in view.read()] == [False, True]
+        assert view.count() == 2
         table.leave(slots[0])
         table.enter(2e9, 5, 0, b"GET /" + b"x" * 1000)
         assert len(view.read()[1].line) < 256
