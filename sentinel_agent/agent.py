@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sentinel_agent.api.running import RunningAgent
@@ -38,6 +39,8 @@ from sentinel_agent.responder import DiskThread, Firing, Responder, firing_of
 from sentinel_agent.sampler import Sampler
 from sentinel_agent.status import StatusWriter
 from sentinel_agent.store.limits import encode_limits, stored_limits
+from sentinel_agent.tap.capture import RequestsCapture
+from sentinel_agent.tap.probe import ProxyProbe
 from sentinel_agent.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from sentinel_agent.recorder.spool import Spool
     from sentinel_agent.sampler import TargetSeries
     from sentinel_agent.store.store import Store
+    from sentinel_agent.tap.hub import TapHub
     from sentinel_agent.watchlist import WatchRequest
 
 log = logging.getLogger(__name__)
@@ -89,8 +93,9 @@ class Agent:
         clock: Clock,
         tell: Callable[[Event], None],
         http: HttpServer | None = None,
+        tap: TapHub | None = None,
     ) -> None:
-        """Resolve the pids of `request`.
+        """Resolve the pids of `request`; `tap` takes in what workers of the embedded proxy tell.
 
         Raises:
             TargetError: one of them cannot be watched; its exit code tells which kind of obstacle.
@@ -108,6 +113,10 @@ class Agent:
         self._disk = DiskThread()
         self._registry = load_registry()
         self._captures = load_captures(clock=clock)
+        self._tap = tap
+        if tap is not None:
+            self._registry.factories["proxy"] = partial(ProxyProbe, tap)
+            self._captures.captures["requests"] = RequestsCapture(tap, clock)
         self._engine = RuleEngine(rules_of(loaded), cpu_max=settings.capture.cpu_max)
         self._sampler = Sampler(clock, settings.sampler.interval, self._on_tick)
         self._postmortem = Postmortem(settings.postmortem)
@@ -135,6 +144,7 @@ class Agent:
             http.live = RunningAgent(
                 self._sampler, self._responder, self._deck, frozenset(self._captures.captures), clock
             )
+            http.metrics = self.exports.metrics_text
 
     @property
     def url(self) -> str | None:
@@ -178,6 +188,7 @@ class Agent:
                     group.create_task(self._every(self._open_readers, lambda: OPEN_SECONDS)),
                     group.create_task(self._stop_when_finished(stop)),
                     *([group.create_task(self._http.run())] if self._http else []),
+                    *([group.create_task(self._tap.run())] if self._tap is not None else []),
                 ]
                 await stop.wait()
                 for loop in loops:
@@ -189,6 +200,8 @@ class Agent:
         finally:
             self._watchlist.close()
             await self.exports.close()
+            if self._tap is not None:
+                self._tap.close()
             await self._disk(self._status.withdraw)
             self._disk.close()
         if self._unheard is not None:

@@ -18,6 +18,7 @@ from sentinel_agent.errors import SentinelError
 _VERBS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "The tour: a real service is spoilt, the agent catches it."),
     "attach": ("attach", "Watch running processes."),
+    "proxy": ("proxy", "The embedded proxy, with the agent beside it."),
     "run": ("run", "Start a command and watch it."),
     "sidecar": ("sidecar", "Watch the neighbours in a pod or on a node; the image's entry point."),
     "dump": ("dump", "One incident now, by hand."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import importlib.resources
+import importlib.util
 import os
 import signal
 import sys
@@ -15,8 +16,10 @@ import click
 from sentinel_agent.cli.common import Invocation, common_options, invoke
 from sentinel_agent.cli.reporter import Reporter, show_command
 from sentinel_agent.cli.session import agent_for, stop_on_signals
+from sentinel_agent.clock import SystemClock
 from sentinel_agent.core.event import IncidentSealed
-from sentinel_agent.errors import SentinelError
+from sentinel_agent.errors import OperatorError, SentinelError
+from sentinel_agent.tap.hub import TapHub
 from sentinel_agent.watchlist import WatchRequest
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _INTERVAL = "250ms"
 _WARMUP_SECONDS = 4.0
+_SETTLE_SECONDS = 2.0  # so that one fault's requests are not taken for the next one's
 _PATIENCE_SECONDS = 30.0
 
 
@@ -36,11 +40,17 @@ _PATIENCE_SECONDS = 30.0
 @click.option("--once", is_flag=True, help="End when all three incidents are saved, as without a terminal.")
 @common_options
 def demo(invocation: Invocation, once: bool) -> None:
-    """The tour: a real asyncio gateway with traffic, and an agent beside it.
+    """The tour: the embedded proxy with traffic, and an agent beside it.
 
-    A CPU spike, a task leak and a memory growth are made in the gateway; each incident is printed as it is saved,
-    with the command that shows it. On a terminal everything then runs on until Ctrl-C.
+    A CPU spike, a task leak and a memory growth are made in the proxy; each incident is printed as it is saved, with
+    its route and the command that shows it. On a terminal everything then runs on until Ctrl-C.
     """
+    missing = [name for name in ("httptools", "uvloop") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OperatorError(
+            f"the demo needs {', '.join(missing)}, not installed here",
+            hint="pip install 'sentinel-agent[proxy]'",
+        )
     rules = importlib.resources.files("sentinel_agent.demo") / "rules.yaml"
     with importlib.resources.as_file(rules) as path:
         own = {
@@ -85,12 +95,12 @@ class _Tour:
         stop = asyncio.Event()
         stop_on_signals(stop, (signal.SIGINT, signal.SIGTERM))
         self._reporter.note(
-            "Starting an upstream and an asyncio gateway in front of it, with traffic.", bold=True
+            "Starting an upstream and the embedded proxy in front of it, with traffic.", bold=True
         )
         async with running_service() as service, traffic(service) as client:
-            agent = agent_for(
-                self._invocation, self._invocation.store().open(), WatchRequest((service.pid,)), self._tell
-            )
+            tap = TapHub(service.tap, SystemClock())
+            request = WatchRequest((service.pid,))
+            agent = agent_for(self._invocation, self._invocation.store().open(), request, self._tell, tap)
             self._url = agent.url
             watching = asyncio.create_task(agent.run(stop))
             playing = asyncio.create_task(self._play(FAULTS, client, service, stop))
@@ -116,10 +126,12 @@ class _Tour:
         await asyncio.sleep(_WARMUP_SECONDS)
         for number, fault in enumerate(faults, 1):
             self._reporter.note(f"\nFault {number} of {len(faults)}: {fault.words}.", bold=True)
+            if number > 1:
+                await asyncio.sleep(_SETTLE_SECONDS)
             await self._make(fault, client, service)
         self._where_to_look()
         if not self._once:
-            self._reporter.note("\nThe gateway and the agent keep running. Ctrl-C ends.", bold=True)
+            self._reporter.note("\nThe proxy and the agent keep running. Ctrl-C ends.", bold=True)
             await stop.wait()
 
     async def _make(self, fault: Fault, client: ClientSession, service: Service) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sentinel_agent.cli.output import clean, show_time, to_json
-from sentinel_agent.cli.scene import headline
+from sentinel_agent.cli.scene import headline, requested
 from sentinel_agent.core.event import (
     IncidentLost,
     IncidentOpened,
@@ -103,9 +103,12 @@ class Reporter:
         self._line(
             time, "saved", f"{incident.rule} on {label(incident.target)} as incident {incident.id}", bold=True
         )
-        answer = headline(self._data_dir / "incidents" / incident.id, incident)
+        folder = self._data_dir / "incidents" / incident.id
+        answer = headline(folder, incident)
         if answer:
             self._detail(answer)
+        for line in requested(incident, folder)[:1]:
+            self._detail(line)
         for report in incident.captures:
             if report.status != "ok":
                 self._detail(f"{report.kind} {report.status}: {report.reason}")

@@ -17,6 +17,7 @@ from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.profile.text import format_hottest, format_stacks
 from sentinel_agent.profile.views import hottest
+from sentinel_agent.tap.capture import RequestsDocument, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,12 +70,24 @@ def headline(folder: Path, incident: Incident) -> str:
     return f"hottest: {clean(hot[0].function, 200)}{clean(place, 300)}, {hot[0].self_share:.0%} of the CPU samples"
 
 
+def requested(incident: Incident, folder: Path) -> list[str]:
+    """What stands out among the requests through the embedded proxy; nothing where there is none."""
+    if not _has(incident, "requests.json"):
+        return []
+    try:
+        document = msgspec.json.decode(_read(folder / "requests.json"), type=RequestsDocument)
+    except _UNREADABLE:
+        return []
+    return [clean(line, 300) for line in in_words(document)]
+
+
 def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tuple[str, str]]:
     """(heading, text) of each part of `incidents show`, in the order of its use; text may have several lines."""
     yield "", _answer(incident, folder)
     evidence: tuple[tuple[str, Callable[[], str]], ...] = (
         ("Before and during", lambda: _course(incident, folder)),
         ("Where the CPU went", lambda: _hottest(incident, folder)),
+        ("What was requested", lambda: "\n".join(requested(incident, folder))),
         ("What the tasks wait for", lambda: _tasks(incident, folder, None if stacks else 3)),
         ("What the threads were doing", lambda: _threads(incident, folder, None if stacks else 3)),
         ("The process", lambda: _process(incident, folder)),

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from sentinel_agent.cli.common import Invocation
     from sentinel_agent.core.event import Event
     from sentinel_agent.store.store import Store
+    from sentinel_agent.tap.hub import TapHub
     from sentinel_agent.watchlist import WatchRequest
 
 
 def agent_for(
-    invocation: Invocation, store: Store, request: WatchRequest, tell: Callable[[Event], None]
+    invocation: Invocation,
+    store: Store,
+    request: WatchRequest,
+    tell: Callable[[Event], None],
+    tap: TapHub | None = None,
 ) -> Agent:
     """The agent on an open store, listening; what is wrong with the targets or the address is raised here.
 
@@ -42,7 +47,7 @@ def agent_for(
         tell(Trouble(clock.wall(), f"the web page and the HTTP API are off: {error.message}; {error.hint}"))
         http = None
     try:
-        agent = Agent(request, reloader, store, clock, tell, http)
+        agent = Agent(request, reloader, store, clock, tell, http, tap)
     except BaseException:
         if http is not None:
             http.close()

@@ -69,10 +69,10 @@ METRICS: dict[str, Metric] = {
             for generation in range(3)
         ),
         Metric("gc_pause", "seconds", "longest time that one garbage collection was seen at work"),
-        Metric("rps", "per_second", "requests through the embedded proxy", planned=True),
-        Metric("error_rate", "percent", "share of the proxy's requests that failed", planned=True),
-        Metric("latency_p99", "seconds", "99th percentile of the proxy's request duration", planned=True),
-        Metric("inflight", "count", "requests in flight in the proxy", planned=True),
+        Metric("rps", "per_second", "requests through the embedded proxy"),
+        Metric("error_rate", "percent", "share of the proxy's requests that failed"),
+        Metric("latency_p99", "seconds", "99th percentile of the proxy's request duration"),
+        Metric("inflight", "count", "requests in flight in the proxy"),
     )
 }
 

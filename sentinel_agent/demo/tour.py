@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import sys
+import tempfile
 from asyncio import subprocess
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -56,42 +60,96 @@ FAULTS = (
 )
 
 
+_CONFIG = """
+listeners:
+  - name: gateway
+    address: 127.0.0.1:{port}
+    routes:
+      - {{name: report, match: {{exact: /report}}, cluster: upstream,
+          filters: [{{name: demo-fault, config: {{kind: report}}}}]}}
+      - {{name: subscribe, match: {{exact: /subscribe}}, cluster: upstream,
+          filters: [{{name: demo-fault, config: {{kind: subscribe, upstream: "127.0.0.1:{upstream}"}}}}]}}
+      - {{name: cached, match: {{exact: /cached}}, cluster: upstream,
+          filters: [{{name: demo-fault, config: {{kind: cached}}}}]}}
+      - {{name: rest, cluster: upstream}}
+clusters:
+  - {{name: upstream, endpoints: [{{address: "127.0.0.1:{upstream}"}}]}}
+service: gateway
+drain: 0
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The gateway under watch: its pid and where it listens."""
+    """The proxy under watch: its pid, where it listens, and the socket to which it tells what it does."""
 
     pid: int
     base: str
+    tap: socket.socket
 
 
 @asynccontextmanager
 async def running_service() -> AsyncIterator[Service]:
-    """Upstream and gateway, each a process of its own, ended with the context.
+    """An upstream and a worker of the embedded proxy, each a process of its own, ended with the context.
 
     Raises:
         PeerError: one of them did not come up.
     """
-    async with (
-        _process("upstream") as (_, behind),
-        _process("gateway", "--upstream", f"http://127.0.0.1:{behind}") as (pid, port),
-    ):
-        yield Service(pid, f"http://127.0.0.1:{port}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sentinel-demo-")))
+        tap = stack.enter_context(socket.socket(socket.AF_UNIX))
+        tap.bind(str(folder / "tap.sock"))
+        tap.listen(8)
+        door = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = door.getsockname()[1]
+        async with _process("sentinel_agent.demo.upstream") as upstream:
+            behind = await _said(upstream, "upstream")
+            if not behind.isdigit():
+                raise PeerError(f"the demo's upstream did not start: it said {behind[:200]!r}")
+            config = folder / "proxy.yaml"
+            config.write_text(_CONFIG.format(port=port, upstream=int(behind)))
+            ready, said = os.pipe()
+            stack.callback(os.close, ready)
+            words = (
+                "--config",
+                str(config),
+                f"--listen=gateway={door.fileno()}",
+                f"--ready={said}",
+                "--tap",
+                str(folder / "tap.sock"),
+            )
+            async with _process("sentinel_agent.proxy.process", *words, keep=(door.fileno(), said)) as worker:
+                os.close(said)
+                if not await asyncio.to_thread(os.read, ready, 16):
+                    raise PeerError("the demo's proxy did not start: see above for its reason")
+                yield Service(worker.pid, f"http://127.0.0.1:{port}", tap.dup())
+
+
+async def _said(process: subprocess.Process, name: str) -> bytes:
+    """The first line of a process.
+
+    Raises:
+        PeerError: none came in time.
+    """
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            return (await process.stdout.readline()).strip()
+    except TimeoutError:
+        raise PeerError(f"the demo's {name} did not start within {START_SECONDS:.0f} s") from None
 
 
 @asynccontextmanager
-async def _process(*arguments: str) -> AsyncIterator[tuple[int, int]]:
-    command = (sys.executable, "-m", "sentinel_agent.demo.service", *arguments)
+async def _process(
+    module: str, *arguments: str, keep: tuple[int, ...] = ()
+) -> AsyncIterator[subprocess.Process]:
+    command = (sys.executable, "-m", module, *arguments)
     # A session of its own: Ctrl-C at the terminal ends the tour, which then ends these.
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, start_new_session=True)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, start_new_session=True, pass_fds=keep
+    )
     try:
-        assert process.stdout is not None
-        async with asyncio.timeout(START_SECONDS):
-            line = await process.stdout.readline()
-        if not line.strip().isdigit():
-            raise PeerError(f"the demo's {arguments[0]} did not start: it said {line[:200]!r}")
-        yield process.pid, int(line)
-    except TimeoutError:
-        raise PeerError(f"the demo's {arguments[0]} did not start within {START_SECONDS:.0f} s") from None
+        yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -229,6 +230,9 @@ def test_the_demo_saves_all_three_incidents(tmp_path: Path) -> None:
     done = sentinel("demo", "--once", "--data-dir", str(tmp_path))
     assert {row["rule"] for row in listed(tmp_path)} == {"cpu-spike", "task-leak", "memory-growth"}
     assert "hottest: checksum_every_row" in done.stdout
+    assert re.search(r"on the event loop for .*: GET /report\?seconds=3, route report", done.stdout)
+    for route in ("subscribe", "cached"):
+        assert f"route {route}: " in done.stdout
     assert "sentinel-agent incidents show" in done.stdout
 
 

@@ -78,4 +78,4 @@ def test_a_small_install_works_without_the_extras(wheel: Path, tmp_path: Path) -
     assert any("sentinel-agent[cel]" in check["remedy"] for check in checks)
     refused = subprocess.run([program, "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert "sentinel-agent[demo]" in refused.stderr
+    assert "sentinel-agent[proxy]" in refused.stderr

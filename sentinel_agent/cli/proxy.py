@@ -1,0 +1,185 @@
+"""`sentinel-agent proxy --config F`: the embedded proxy, with the agent beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+import importlib.util
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sentinel_agent.cli.common import Invocation, invoke
+from sentinel_agent.cli.reporter import Reporter
+from sentinel_agent.cli.session import agent_for, stop_on_signals
+from sentinel_agent.clock import SystemClock
+from sentinel_agent.config.load import ConfigInputs
+from sentinel_agent.errors import OperatorError
+from sentinel_agent.watchlist import WatchRequest
+
+if TYPE_CHECKING:
+    from sentinel_agent.proxy.config import ProxyConfig
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config",
+    type=_PATH,
+    required=True,
+    metavar="F",
+    help="The proxy's configuration, YAML or TOML.",
+)
+@click.option("--check", is_flag=True, help="Check the configuration and end.")
+@click.option(
+    "--workers", type=click.IntRange(0, 256), help="Worker processes; 0: one for each core of the quota."
+)
+@click.option("--no-agent", is_flag=True, help="The proxy alone.")
+@click.option("--agent-config", type=_PATH, multiple=True, metavar="F", help="The agent's configuration.")
+@click.option("--data-dir", type=_PATH, metavar="D", help="Where incidents are kept.")
+@click.option("--listen", metavar="ADDR", help="Address of the agent's HTTP API.")
+@click.option(
+    "--rules", "rule_files", type=_PATH, multiple=True, metavar="F", help="Rule file; may be repeated."
+)
+@click.option(
+    "--service", metavar="NAME", help="What the proxy is called; else `service` of its configuration."
+)
+@click.option("--json", "as_json", is_flag=True, help="The agent's events as one JSON object a line.")
+@click.option("--beside", hidden=True, help="Run the agent's part, for the workers with this token.")
+@click.option("--tap-fd", type=int, hidden=True)
+@click.option("--lifeline", type=int, hidden=True)
+def proxy(
+    config: Path,
+    check: bool,
+    workers: int | None,
+    no_agent: bool,
+    agent_config: tuple[Path, ...],
+    data_dir: Path | None,
+    listen: str | None,
+    rule_files: tuple[Path, ...],
+    service: str | None,
+    as_json: bool,
+    beside: str | None,
+    tap_fd: int | None,
+    lifeline: int | None,
+) -> None:
+    """Serve a configuration: worker processes that share the listeners, and the agent that watches them.
+
+    Worker or agent, whatever dies is started again and the others go on. Ends with Ctrl-C or SIGTERM, after requests
+    under way have had `drain` seconds.
+    """
+    loaded = _load(config)
+    own = importlib.resources.files("sentinel_agent.proxy") / "rules.yaml"
+    with importlib.resources.as_file(own) as rules:
+        given = {
+            "data_dir": data_dir and str(data_dir),
+            "listen": listen,
+            "target.service": service or loaded.service,
+        }
+        inputs = ConfigInputs(
+            files=agent_config,
+            rule_files=(rules, *rule_files),
+            environment=dict(os.environ),
+            overrides={name: value for name, value in given.items() if value is not None},
+        )
+        invocation = invoke(inputs)
+        if check:
+            click.echo("The configuration is sound.", err=True)
+        elif beside is not None:
+            asyncio.run(_watch(invocation, beside, tap_fd, lifeline, as_json=as_json))
+        else:
+            count = loaded.workers if workers is None else workers
+            asyncio.run(_supervise(config, loaded, count, [] if no_agent else _agent_words(sys.argv[1:])))
+
+
+def _load(path: Path) -> ProxyConfig:
+    missing = [name for name in ("httptools", "uvloop") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OperatorError(
+            f"the proxy needs {' and '.join(missing)}, not installed here",
+            hint="pip install 'sentinel-agent[proxy]'",
+        )
+    from sentinel_agent.proxy.config import load_proxy  # noqa: PLC0415 - not for `--help`
+
+    return load_proxy(path).config
+
+
+def _agent_words(arguments: list[str]) -> list[str]:
+    """The command line of the agent's part: ours, with the hidden options to come."""
+    return [sys.executable, "-m", "sentinel_agent", *arguments]
+
+
+async def _watch(
+    invocation: Invocation, token: str, tap_fd: int | None, lifeline: int | None, *, as_json: bool
+) -> None:
+    """The agent's part: watch the workers, and take in what they tell."""
+    from sentinel_agent.tap.hub import TapHub  # noqa: PLC0415 - needs the extra
+
+    reporter = Reporter(invocation.data_dir, as_json=as_json)
+    request = WatchRequest(match=rf"sentinel_agent\.proxy\.process .*--name {token}-\d+ ")
+    tap = TapHub(socket.socket(fileno=tap_fd), SystemClock()) if tap_fd is not None else None
+    agent = agent_for(invocation, invocation.store().open(), request, reporter, tap)
+    stop = asyncio.Event()
+    stop_on_signals(stop, (signal.SIGINT, signal.SIGTERM))
+    if lifeline is not None:
+        asyncio.get_running_loop().add_reader(lifeline, stop.set)
+    await agent.run(stop)
+
+
+async def _supervise(path: Path, config: ProxyConfig, count: int, agent: list[str]) -> None:
+    from sentinel_agent.proxy.supervisor import Supervisor, bind  # noqa: PLC0415 - needs the extra
+
+    bound = bind(config)
+    stop = asyncio.Event()
+    stop_on_signals(stop, (signal.SIGINT, signal.SIGTERM))
+    token = secrets.token_hex(4)
+    count = count or cores()
+    with (
+        tempfile.TemporaryDirectory(prefix="sentinel-proxy-") as folder,
+        socket.socket(socket.AF_UNIX) as tap,
+    ):
+        tap_path = Path(folder) / "tap.sock"
+        tap.bind(str(tap_path))
+        tap.listen(64)
+        supervisor = Supervisor(
+            path,
+            bound,
+            count=count,
+            drain=config.drain,
+            token=token,
+            tap=tap_path if agent else None,
+            agent_command=[*agent, f"--beside={token}", f"--tap-fd={tap.fileno()}"] if agent else None,
+            agent_socket=tap,
+            clock=SystemClock(),
+            tell=lambda line: click.echo(line, err=True),
+        )
+        for each in bound:
+            click.echo(f"{each.name} listens on {each.address}", err=True)
+        try:
+            await supervisor.run(stop)
+        finally:
+            for each in bound:
+                each.sock.close()
+
+
+def cores() -> int:
+    """How many cores this container may use: of its CPU quota, and of those it may run on."""
+    from sentinel_agent.target.cgroup import LimitsView  # noqa: PLC0415
+    from sentinel_agent.target.procfs import ProcDir  # noqa: PLC0415
+
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        with ProcDir(os.getpid()) as proc:
+            quota = LimitsView(proc, 0.0, 0).at(SystemClock().monotonic()).cpu_cores
+    except OSError:
+        return allowed
+    return max(1, min(allowed, round(quota))) if quota else allowed

@@ -1,0 +1,70 @@
+"""The access log: one JSON object a line, written by a thread, so that a slow disk never holds up a request."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from sentinel_agent.proxy.records import RequestRecord
+
+_ENCODER = msgspec.json.Encoder()
+
+
+class AccessLog:
+    """Holds records until `flush` hands them to the thread; at most `most`, more are dropped and counted."""
+
+    def __init__(self, path: str, most: int) -> None:
+        """Open the file for appending; `-` is standard output.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._descriptor = os.dup(1) if path == "-" else os.open(path, flags, 0o640)
+        self._most = most
+        self._held: list[RequestRecord] = []
+        self._queue: queue.SimpleQueue[list[RequestRecord] | None] = queue.SimpleQueue()
+        self._under_way = 0
+        self.written = 0
+        self.dropped = 0
+        self.failed = 0
+        self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
+        self._thread.start()
+
+    def add(self, record: RequestRecord) -> None:
+        """Keep a record for the next flush."""
+        if len(self._held) + self._under_way >= self._most:
+            self.dropped += 1
+        else:
+            self._held.append(record)
+
+    def flush(self) -> None:
+        """Hand what is held to the thread."""
+        if self._held:
+            held, self._held = self._held, []
+            self._under_way += len(held)
+            self._queue.put(held)
+
+    def _write(self) -> None:
+        while (records := self._queue.get()) is not None:
+            data = memoryview(_ENCODER.encode_lines(records))
+            try:
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+                self.written += len(records)
+            except OSError:
+                self.failed += len(records)
+            self._under_way -= len(records)
+
+    def close(self, patience: float = 2.0) -> None:
+        """Write what is held and end; a disk that does not answer for `patience` seconds is left behind."""
+        self.flush()
+        self._queue.put(None)
+        self._thread.join(patience)
+        if not self._thread.is_alive():
+            os.close(self._descriptor)

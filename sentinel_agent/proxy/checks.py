@@ -1,0 +1,141 @@
+"""What no single value of the proxy's configuration shows: names that must exist, choices that exclude each other."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from sentinel_agent.config.decode import close_match
+from sentinel_agent.config.hints import Place, format_path
+from sentinel_agent.errors import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sentinel_agent.config.document import Document
+    from sentinel_agent.proxy.config import HeaderEdits, Listener, ProxyConfig, RegexRewrite, Route
+
+
+def check(document: Document, config: ProxyConfig) -> list[Fault]:
+    """Every fault between the values of a configuration."""
+    return _Checks(document, config).faults()
+
+
+class _Checks:
+    """What no single value shows: names that must exist or be one of a kind, choices that exclude each other."""
+
+    def __init__(self, document: Document, config: ProxyConfig) -> None:
+        self._document = document
+        self._config = config
+        self._clusters = [cluster.name for cluster in config.clusters]
+
+    def faults(self) -> list[Fault]:
+        """All of them."""
+        return [
+            Fault(self._document.where(path), format_path(path), message) for path, message in self._found()
+        ]
+
+    def _found(self) -> Iterator[tuple[Place, str]]:
+        config = self._config
+        if not config.listeners:
+            yield ("listeners",), "expected at least one listener"
+        yield from _twice("listeners", [each.name for each in config.listeners])
+        yield from _twice("clusters", self._clusters)
+        addresses = [each.address for each in config.listeners]
+        for index, address in enumerate(addresses):
+            if not address.endswith(":0") and address in addresses[:index]:
+                yield (
+                    ("listeners", index, "address"),
+                    f"{address} is already that of listeners[{addresses.index(address)}]",
+                )
+        for index, cluster in enumerate(config.clusters):
+            if not cluster.endpoints:
+                yield ("clusters", index, "endpoints"), "expected at least one endpoint"
+        for index, listener in enumerate(config.listeners):
+            yield from self._listener(("listeners", index), listener)
+
+    def _listener(self, place: Place, listener: Listener) -> Iterator[tuple[Place, str]]:
+        if listener.protocol == "tcp":
+            if listener.cluster is None:
+                yield (*place, "cluster"), "missing: a tcp listener sends its bytes to a cluster"
+            else:
+                yield from self._known((*place, "cluster"), listener.cluster)
+            if listener.routes:
+                yield (*place, "routes"), "a tcp listener has no routes: expected a cluster"
+            return
+        if listener.cluster is not None:
+            yield (*place, "cluster"), "an http listener has routes: name the cluster there"
+        if not listener.routes:
+            yield (*place, "routes"), "expected at least one route"
+        names = [route.name for route in listener.routes]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield (
+                    (*place, "routes", index, "name"),
+                    f"the name {name} is already that of routes[{names.index(name)}]",
+                )
+        for index, route in enumerate(listener.routes):
+            yield from self._route((*place, "routes", index), route)
+
+    def _route(self, place: Place, route: Route) -> Iterator[tuple[Place, str]]:
+        yield from self._way(place, route)
+        yield from _conditions(place, route)
+        if route.regex_rewrite is not None:
+            yield from _template((*place, "regex_rewrite"), route.regex_rewrite)
+        yield from _edits((*place, "request_headers"), route.request_headers)
+        yield from _edits((*place, "response_headers"), route.response_headers)
+
+    def _way(self, place: Place, route: Route) -> Iterator[tuple[Place, str]]:
+        ways = [route.cluster is not None, bool(route.clusters), route.response is not None]
+        if sum(ways) != 1:
+            yield place, "expected one of cluster, clusters and response"
+        if route.cluster is not None:
+            yield from self._known((*place, "cluster"), route.cluster)
+        for index, cluster in enumerate(route.clusters):
+            yield from self._known((*place, "clusters", index, "name"), cluster.name)
+        if route.clusters and not any(cluster.weight for cluster in route.clusters):
+            yield (*place, "clusters"), "expected a weight over 0"
+
+    def _known(self, place: Place, name: str) -> Iterator[tuple[Place, str]]:
+        if name not in self._clusters:
+            yield place, f"there is no cluster {name!r}{close_match(name, self._clusters)}"
+
+
+_NOT_OURS = frozenset(
+    ("content-length", "transfer-encoding", "connection", "upgrade", "host", "te", "trailer")
+)
+
+
+def _conditions(place: Place, route: Route) -> Iterator[tuple[Place, str]]:
+    match = route.match
+    if sum(each is not None for each in (match.exact, match.prefix, match.regex)) > 1:
+        yield (*place, "match"), "expected at most one of exact, prefix and regex"
+    if route.prefix_rewrite is not None and match.prefix is None:
+        yield (*place, "prefix_rewrite"), "replaces match.prefix, which is not given"
+    for index, header in enumerate(match.headers):
+        if sum(each is not None for each in (header.exact, header.prefix, header.regex)) > 1:
+            yield (*place, "match", "headers", index), "expected at most one of exact, prefix and regex"
+
+
+def _edits(place: Place, edits: HeaderEdits) -> Iterator[tuple[Place, str]]:
+    for name, value in edits.set.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", name):
+            yield (*place, "set", name), "expected the name of a header"
+        if not value.isprintable() or not value.isascii() or len(value) > 4000:
+            yield (*place, "set", name), "expected printable ASCII, at most 4000 characters"
+    for name in (*edits.set, *edits.remove):
+        if name.lower() in _NOT_OURS:
+            yield place, f"{name} frames the message and cannot be edited"
+
+
+def _template(place: Place, rewrite: RegexRewrite) -> Iterator[tuple[Place, str]]:
+    try:
+        re.compile(rewrite.pattern.encode()).sub(rewrite.substitution.encode(), b"")
+    except (re.error, IndexError) as error:
+        yield (*place, "substitution"), f"does not fit the pattern: {error}"
+
+
+def _twice(where: str, names: list[str]) -> Iterator[tuple[Place, str]]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield (where, index, "name"), f"the name {name} is already that of {where}[{names.index(name)}]"

@@ -1,0 +1,120 @@
+"""A listener at run time: its routes compiled, its connections counted, what clients did wrong noted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sentinel_agent.proxy.bucket import TokenBucket
+from sentinel_agent.proxy.downstream import Downstream
+from sentinel_agent.proxy.filters import make_filter
+from sentinel_agent.proxy.records import RequestRecord
+from sentinel_agent.proxy.relay import Waiting
+from sentinel_agent.proxy.routes import CompiledRoute, RouteTable, request_pattern
+from sentinel_agent.proxy.tunnel import TcpSession
+from sentinel_agent.proxy.wire.faults import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sentinel_agent.proxy.cluster import ClusterPool
+    from sentinel_agent.proxy.config import Listener, Route, Tracing
+    from sentinel_agent.proxy.flags import Flag
+    from sentinel_agent.proxy.relay import Relay
+    from sentinel_agent.proxy.worker import Worker
+
+
+class HttpListener:
+    """Where requests come in. `refused` connections were one too many, `limited` requests met a rate limit."""
+
+    def __init__(
+        self, worker: Worker, spec: Listener, clusters: Mapping[str, ClusterPool], tracing: Tracing
+    ) -> None:
+        """Compile the routes.
+
+        Raises:
+            OperatorError: a filter cannot be made.
+        """
+        self.worker = worker
+        self.spec = spec
+        self.scheme = b"http"
+        self.limits = Limits(spec.limits.head, spec.limits.target, spec.limits.headers)
+        self.pattern = request_pattern(spec)
+        self.routes = [CompiledRoute(spec, route, tracing) for route in spec.routes]
+        for route in self.routes:
+            route.pools = _shares(route.spec, clusters)
+            route.hooks = tuple(make_filter(use) for use in route.spec.filters)
+            if route.spec.rate_limit is not None:
+                route.bucket = TokenBucket(
+                    route.spec.rate_limit.rate, route.spec.rate_limit.burst, worker.now()
+                )
+        self.table = RouteTable(self.routes)
+        self.connections: set[Downstream] = set()
+        self.refused = 0
+        self.limited = 0
+        self.faults: dict[str, int] = {}
+
+    def __call__(self) -> Downstream:
+        """The protocol of a new connection."""
+        return Downstream(self)
+
+    def note_fault(self, client: Downstream, flag: Flag, status: int, detail: str) -> None:
+        """What a client did wrong before there was a request: counted, and a line of the access log."""
+        self.faults[flag.code] = self.faults.get(flag.code, 0) + 1
+        worker = self.worker
+        record = RequestRecord(
+            time=worker.wall(),
+            listener=self.spec.name,
+            route="",
+            cluster="",
+            upstream="",
+            client=client.client,
+            method="",
+            path="",
+            host="",
+            status=status,
+            seconds=0.0,
+            upstream_seconds=0.0,
+            bytes_in=0,
+            bytes_out=0,
+            flags=flag.code,
+            detail=detail,
+        )
+        worker.keep(record, notable=True)
+
+
+def _shares(route: Route, clusters: Mapping[str, ClusterPool]) -> tuple[tuple[float, ClusterPool], ...]:
+    """The clusters of a route, each with the end of its share of 1."""
+    if route.cluster is not None:
+        return ((1.0, clusters[route.cluster]),)
+    total = sum(each.weight for each in route.clusters)
+    end, found = 0, []
+    for each in route.clusters:
+        if each.weight:
+            end += each.weight
+            found.append((end / total, clusters[each.name]))
+    return tuple(found)
+
+
+class TcpListener:
+    """Where bytes come in that go to a cluster as they are."""
+
+    def __init__(self, worker: Worker, spec: Listener, cluster: ClusterPool) -> None:
+        self.worker = worker
+        self.spec = spec
+        self.cluster = cluster
+        self.connections: set[Relay] = set()
+        self.refused = 0
+        self.waiting = 0
+
+    def __call__(self) -> Waiting:
+        """The protocol of a new connection."""
+        return Waiting(self._arrived)
+
+    def _arrived(self, client: Waiting) -> None:
+        if len(self.connections) + self.waiting >= self.spec.limits.connections:
+            self.refused += 1
+            client.transport.abort()
+        else:
+            self.waiting += 1
+            session = TcpSession(self.worker, self, client)
+            self.worker.spawn(session.run(), f"connect {self.cluster.name}")

@@ -1,0 +1,70 @@
+"""What a worker tells the agent over their local socket: frames of a length and a MessagePack document.
+
+The first frame is a `Hello`, which brings the descriptor of the in-flight table with it (unix(7), SCM_RIGHTS); every
+other is a `Batch`. Counters are cumulative, so that a batch that is lost costs no count.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, TypeVar
+
+import msgspec
+
+from sentinel_agent.proxy.records import RequestRecord
+from sentinel_agent.proxy.stats import RouteCounts
+
+VERSION: Final = 1
+MAX_FRAME: Final = 4 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+HEADER_BYTES: Final = _LENGTH.size
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """Who speaks. `routes` are the names of the routes, by their numbers in the in-flight table."""
+
+    version: int
+    pid: int
+    service: str
+    routes: tuple[str, ...]
+
+
+class Batch(msgspec.Struct, frozen=True, tag=True):
+    """What is new. `time` is on the worker's monotonic clock; `dropped` records were never sent, since the start."""
+
+    time: float
+    counts: tuple[RouteCounts, ...]
+    records: tuple[RequestRecord, ...]
+    dropped: int
+    connections: int
+
+
+M = TypeVar("M", Hello, Batch)
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def encode(message: Hello | Batch) -> bytes:
+    """A frame."""
+    body = _ENCODER.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(header: bytes) -> int:
+    """The length of the document that follows.
+
+    Raises:
+        ValueError: no frame is so long.
+    """
+    (length,) = _LENGTH.unpack(header)
+    if length > MAX_FRAME:
+        raise ValueError(f"a frame of {length} bytes: expected at most {MAX_FRAME}")
+    return int(length)
+
+
+def decode(body: bytes, kind: type[M]) -> M:
+    """A document of one kind.
+
+    Raises:
+        ValueError: it is none (msgspec.ValidationError and DecodeError are ValueErrors).
+    """
+    return msgspec.msgpack.decode(body, type=kind)

@@ -1,0 +1,107 @@
+"""Counters and latency histograms of routes and clusters: cumulative, of fixed size, cheap to add to. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BUCKETS: Final = 128
+_LARGEST: Final = (1 << 33) - 1
+
+
+def bucket(microseconds: int) -> int:
+    """The bucket of a duration: four to each doubling, so that its bounds are within 25 % of it."""
+    if microseconds < 4:
+        return max(0, microseconds)
+    high = min(microseconds, _LARGEST).bit_length() - 3
+    return (high << 2) + (min(microseconds, _LARGEST) >> high)
+
+
+def upper_bound(index: int) -> float:
+    """The largest duration of a bucket, in seconds."""
+    if index < 4:
+        return (index + 1) / 1e6
+    high, part = (index - 4) >> 2, (index & 3) + 4
+    return ((part + 1) << high) / 1e6
+
+
+def quantile(counts: Sequence[int], share: float) -> float | None:
+    """The duration in seconds under which `share` of all lie, rounded up to its bucket's bound; None of nothing."""
+    total = sum(counts)
+    if not total:
+        return None
+    wanted = share * total
+    seen = 0
+    for index, count in enumerate(counts):
+        seen += count
+        if count and seen >= wanted:
+            return upper_bound(index)
+    raise AssertionError("unreachable: the counts add up to the total")
+
+
+class RouteStats:
+    """What happened to a route's requests. `own` is the proxy's share of the latency, upstream time taken out."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "classes",
+        "errors",
+        "flags",
+        "inflight",
+        "latency",
+        "own",
+        "requests",
+        "self_failed",
+    )
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.errors = 0
+        self.self_failed = 0
+        self.inflight = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.classes = [0] * 6
+        self.flags: dict[str, int] = {}
+        self.latency = [0] * BUCKETS
+        self.own = [0] * BUCKETS
+
+
+class RouteCounts(msgspec.Struct, frozen=True, array_like=True):
+    """`RouteStats` at one moment, as it is sent to the agent."""
+
+    listener: str
+    route: str
+    requests: int
+    errors: int
+    self_failed: int
+    inflight: int
+    bytes_in: int
+    bytes_out: int
+    classes: list[int]
+    flags: dict[str, int]
+    latency: list[int]
+    own: list[int]
+
+
+def counts_of(listener: str, route: str, stats: RouteStats) -> RouteCounts:
+    """A copy."""
+    return RouteCounts(
+        listener,
+        route,
+        stats.requests,
+        stats.errors,
+        stats.self_failed,
+        stats.inflight,
+        stats.bytes_in,
+        stats.bytes_out,
+        list(stats.classes),
+        dict(stats.flags),
+        list(stats.latency),
+        list(stats.own),
+    )

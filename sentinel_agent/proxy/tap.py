@@ -1,0 +1,90 @@
+"""Tells the agent what the worker does: bounded, never waiting for it, and without it no request is any worse off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+from sentinel_agent.proxy.inflight import InFlightTable
+from sentinel_agent.proxy.messages import VERSION, Batch, Hello, encode
+from sentinel_agent.proxy.stats import counts_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sentinel_agent.proxy.records import RequestRecord
+    from sentinel_agent.proxy.worker import Worker
+
+BATCH_SECONDS = 0.25
+SEND_SECONDS = 2.0
+RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0)
+MAX_HELD = 1000
+"""Records held for the next batch; the oldest make room and are counted."""
+
+
+class Tap:
+    """Sends batches to the agent's socket, and connects again whenever there is an agent."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: deque[RequestRecord] = deque(maxlen=MAX_HELD)
+        self.table = InFlightTable()
+        self.dropped = 0
+        self.connected = False
+
+    def keep(self, record: RequestRecord) -> None:
+        """Tell of a request with the next batch."""
+        if len(self._held) == MAX_HELD:
+            self.dropped += 1
+        self._held.append(record)
+
+    async def run(self, worker: Worker) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.setblocking(False)
+                try:
+                    await loop.sock_connect(sock, str(self._path))
+                    socket.send_fds(sock, [encode(self._hello(worker))], [self.table.descriptor])
+                    failures = 0
+                    self.connected = True
+                    await self._send_batches(sock, worker)
+                except (OSError, TimeoutError):
+                    failures += 1
+                finally:
+                    self.connected = False
+            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+
+    def _hello(self, worker: Worker) -> Hello:
+        routes = tuple(route.name for listener in worker.http for route in listener.routes)
+        return Hello(VERSION, os.getpid(), worker.config.service, routes)
+
+    async def _send_batches(self, sock: socket.socket, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            records = tuple(self._held)
+            self._held.clear()
+            counts = tuple(
+                counts_of(listener.spec.name, route.name, route.stats)
+                for listener in worker.http
+                for route in listener.routes
+            )
+            connections = sum(len(each.connections) for each in worker.http)
+            connections += sum(len(each.connections) for each in worker.tcp)
+            batch = encode(Batch(worker.now(), counts, records, self.dropped, connections))
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await loop.sock_sendall(sock, batch)
+            except (OSError, TimeoutError):
+                self.dropped += len(records)
+                raise
+            await asyncio.sleep(BATCH_SECONDS)
+
+    def close(self) -> None:
+        """Give the table back."""
+        self.table.close()

@@ -1,0 +1,306 @@
+"""One worker process's data plane: listeners, clusters, and the few periodic duties, on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sentinel_agent.proxy import flags
+from sentinel_agent.proxy.accesslog import AccessLog
+from sentinel_agent.proxy.cluster import ClusterPool, Server
+from sentinel_agent.proxy.listener import HttpListener, TcpListener
+from sentinel_agent.proxy.records import RequestRecord
+from sentinel_agent.proxy.tracing import Tracer
+from sentinel_agent.proxy.upstream import UpstreamConnection
+from sentinel_agent.proxy.wheel import SLOTS_PER_SECOND, Wheel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from sentinel_agent.proxy.config import ProxyConfig
+    from sentinel_agent.proxy.downstream import Downstream
+    from sentinel_agent.proxy.exchange import Exchange
+    from sentinel_agent.proxy.filters import Reply
+    from sentinel_agent.proxy.relay import Relay
+    from sentinel_agent.proxy.tap import Tap
+    from sentinel_agent.proxy.view import RequestView
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+FLUSH_SECONDS = 0.1
+SLOW_SECONDS = 1.0
+"""A request that took longer is worth telling the agent of."""
+
+
+class Worker:
+    """Serves `config` on `sockets` (listener name -> a bound socket) until it is stopped."""
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        sockets: Mapping[str, socket.socket],
+        *,
+        tap: Tap | None = None,
+    ) -> None:
+        """Build everything; `tap` is told of the requests that are worth it (sampled, failed, slow).
+
+        Raises:
+            OperatorError: a filter cannot be made.
+            OSError: the access log cannot be opened.
+        """
+        self.now = time.monotonic  # noqa: TID251 - on the path of every request a call through a Clock is too dear
+        self.config = config
+        self.random = Random()  # noqa: S311 - shares and ids of traces are no secrets
+        self.draining = False
+        self.wheel = Wheel(self.now())
+        self.exchanges: set[Exchange] = set()
+        self.relays: set[Relay] = set()
+        self.tracer = Tracer(config.tracing, config.service, socket.gethostname(), self.random)
+        now = self.now()
+        self.clusters = {each.name: ClusterPool(each, self.random, now) for each in config.clusters}
+        self.http: list[HttpListener] = []
+        self.tcp: list[TcpListener] = []
+        for spec in config.listeners:
+            if spec.protocol == "tcp":
+                assert spec.cluster is not None, "the configuration was checked"
+                self.tcp.append(TcpListener(self, spec, self.clusters[spec.cluster]))
+            else:
+                self.http.append(HttpListener(self, spec, self.clusters, config.tracing))
+        log_spec = config.access_log
+        self.access_log = AccessLog(log_spec.path, log_spec.buffer) if log_spec.path is not None else None
+        self._tap = tap
+        self.inflight = tap.table if tap is not None else None
+        for number, route in enumerate(route for listener in self.http for route in listener.routes):
+            route.number = number
+        self._sockets = sockets
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._wall_offset = time.time() - self.now()  # noqa: TID251 - as above
+
+    def wall(self, monotonic: float | None = None) -> float:
+        """Seconds since the epoch at a monotonic time, or now."""
+        return self._wall_offset + (self.now() if monotonic is None else monotonic)
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Accept connections."""
+        self._loop = asyncio.get_running_loop()
+        for http in self.http:
+            await self._listen(http, http.spec.name)
+        for tcp in self.tcp:
+            await self._listen(tcp, tcp.spec.name)
+        self.spawn(self._turn_wheel(), "deadlines")
+        self.spawn(self._flush(), "flush")
+        if self._tap is not None:
+            self.spawn(self._tap.run(self), "tap")
+
+    async def _listen(self, factory: Callable[[], asyncio.Protocol], name: str) -> None:
+        server = await self._loop.create_server(factory, sock=self._sockets[name], backlog=BACKLOG)
+        self._servers.append(server)
+
+    async def stop(self, drain: float) -> None:
+        """Accept no more, let requests under way end for `drain` seconds, and close what is left."""
+        if self.draining:
+            return
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        clients = [client for listener in self.http for client in listener.connections]
+        for client in clients:
+            if client.exchange is None:
+                client.close()
+        deadline = self.now() + drain
+        while (self.exchanges or self.relays) and self.now() < deadline:  # noqa: ASYNC110 - once in its life
+            await asyncio.sleep(0.02)
+        await self._break_off(clients)
+        if self._tap is not None:
+            self._tap.close()
+        if self.access_log is not None:
+            await asyncio.to_thread(self.access_log.close)
+
+    async def _break_off(self, clients: list[Downstream]) -> None:
+        for exchange in tuple(self.exchanges):
+            exchange.refused(flags.DRAINED, 503, "the proxy is being stopped")
+        for relay in tuple(self.relays):
+            relay.end()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        idle = [each for pool in self.clusters.values() for host in pool.servers for each in host.idle]
+        for client in clients:
+            client.close()
+        for connection in idle:
+            connection.close()
+        await asyncio.sleep(0)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """Run `work` as a task that is cancelled with the worker; its name shows in a task dump."""
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("internal fault in %s", task.get_name(), exc_info=error)
+
+    def soon(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Call from the loop, after what is being done now."""
+        self._loop.call_soon(call, *arguments)
+
+    async def _turn_wheel(self) -> None:
+        while True:
+            await asyncio.sleep(1 / SLOTS_PER_SECOND)
+            self.wheel.turn(self.now())
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            if self.access_log is not None:
+                self.access_log.flush()
+            self._wall_offset = time.time() - self.now()  # noqa: TID251 - as above
+
+    # -- for exchanges -------------------------------------------------------------------------------------------
+
+    def connect(self, exchange: Exchange, cluster: ClusterPool, server: Server) -> None:
+        """Open a connection for an exchange; one that is not needed any more goes to the pool."""
+        cluster.pending += 1
+        self.spawn(self._connect(exchange, cluster, server), f"connect {cluster.name} {server.address}")
+
+    async def _connect(self, exchange: Exchange, cluster: ClusterPool, server: Server) -> None:
+        try:
+            connection = await self.open(cluster, server)
+        except (OSError, TimeoutError) as error:
+            number = error.errno or 0
+            words = os.strerror(number) if number > 0 else str(error) or "no connection in time"
+            exchange.connect_failed(f"{server.address}: {words}")
+            return
+        finally:
+            cluster.pending -= 1
+        if connection.closing:
+            exchange.connect_failed(f"{server.address}: closed at once")
+        elif exchange.over:
+            connection.release(self.now())
+        else:
+            exchange.send(connection)
+
+    async def open(self, cluster: ClusterPool, server: Server) -> UpstreamConnection:
+        """A new connection to a server.
+
+        Raises:
+            OSError, TimeoutError: it did not come about.
+        """
+        async with asyncio.timeout(cluster.spec.connect_timeout):
+            transport, connection = await self._loop.create_connection(
+                lambda: UpstreamConnection(self, cluster, server), server.host, server.port
+            )
+        transport.set_write_buffer_limits(high=64 * 1024)
+        return connection
+
+    def run_filters(self, exchange: Exchange, view: RequestView) -> None:
+        """Run the request hooks of a route; a task only where one of them waits."""
+        route = exchange.route
+        assert route is not None, "it was routed"
+        if any(hooks.request_async is not None for hooks in route.hooks):
+            method, path = exchange.head.method.decode(), exchange.head.target.decode("ascii", "replace")
+            trace = f" trace={exchange.place.context.trace_id:032x}" if exchange.place else ""
+            self.spawn(self._filter_async(exchange, view), f"{method} {path[:80]} route={route.name}{trace}")
+            return
+        own = self._filter(exchange, view)
+        if own is not None:
+            exchange.answer(own, flags.FILTERED)
+        else:
+            exchange.proceed()
+
+    def _filter(self, exchange: Exchange, view: RequestView) -> Reply | None:
+        """Run the sync hooks, with a mark that they have the event loop."""
+        route, table, slot = exchange.route, self.inflight, exchange.slot
+        assert route is not None, "it was routed"
+        if table is not None and slot >= 0:
+            table.hold_loop(slot, holds=True)
+        try:
+            for hooks in route.hooks:
+                own = hooks.request(view) if hooks.request is not None else None
+                if own is not None:
+                    return own
+        finally:
+            if table is not None and slot >= 0:
+                table.hold_loop(slot, holds=False)
+        return None
+
+    async def _filter_async(self, exchange: Exchange, view: RequestView) -> None:
+        assert exchange.route is not None, "it was routed"
+        try:
+            for hooks in exchange.route.hooks:
+                own = hooks.request(view) if hooks.request is not None else None
+                if own is None and hooks.request_async is not None:
+                    own = await hooks.request_async(view)
+                if exchange.over:
+                    return
+                if own is not None:
+                    exchange.answer(own, flags.FILTERED)
+                    return
+            exchange.proceed()
+        except Exception as error:
+            log.exception("internal fault in a filter of route %s", exchange.route.name)
+            exchange.refused(flags.INTERNAL, 500, f"{type(error).__name__} in a filter")
+
+    def account(self, exchange: Exchange, seconds: float, flag: flags.Flag | None, detail: str) -> None:
+        """A request is over: make its record, where somebody wants it."""
+        place, route = exchange.place, exchange.route
+        sampled = place is not None and bool(place.context.sampled)
+        notable = sampled or flag is not None or exchange.status >= 500 or seconds >= SLOW_SECONDS
+        if self.access_log is None and not (notable and self._tap is not None):
+            return
+        head, cluster, downstream = exchange.head, exchange.cluster, exchange.downstream
+        server = exchange.server
+        record = RequestRecord(
+            self._wall_offset + exchange.start_time,
+            downstream.listener.spec.name,
+            route.name if route is not None else "",
+            cluster.name if cluster is not None else "",
+            server.address if server is not None else "",
+            downstream.client,
+            head.method.decode(),
+            head.target.decode("latin-1"),
+            head.fields.get(b"host", b"").decode("latin-1"),
+            exchange.status,
+            seconds,
+            exchange.head_time - exchange.first_try if exchange.head_time else 0.0,
+            exchange.bytes_in,
+            exchange.bytes_out,
+            exchange.tries,
+            flag.code if flag is not None else "",
+            detail,
+            f"{place.context.trace_id:032x}" if place is not None else "",
+        )
+        if sampled and place is not None:
+            record = record_with_spans(record, place.server, place.parent, place.context.span_id)
+        self.keep(record, notable=notable)
+
+    def keep(self, record: RequestRecord, *, notable: bool) -> None:
+        """To the access log, and to the agent if it is worth it."""
+        if self.access_log is not None:
+            self.access_log.add(record)
+        if notable and self._tap is not None:
+            self._tap.keep(record)
+
+
+def record_with_spans(record: RequestRecord, span: int, parent: int, client: int) -> RequestRecord:
+    """The record of a sampled request."""
+    return msgspec.structs.replace(
+        record,
+        span=f"{span:016x}",
+        parent=f"{parent:016x}" if parent else "",
+        client_span=f"{client:016x}",
+        sampled=True,
+    )
