@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sentinel_agent.cli.output import clean, show_time, to_json
-from sentinel_agent.cli.scene import headline
 from sentinel_agent.core.event import (
     IncidentLost,
     IncidentOpened,
@@ -23,6 +22,7 @@ from sentinel_agent.core.event import (
     TargetGone,
     Trouble,
 )
+from sentinel_agent.findings.load import read_findings
 from sentinel_agent.store.store import default_data_dir
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Reporter:
         self._line(
             time, "saved", f"{incident.rule} on {label(incident.target)} as incident {incident.id}", bold=True
         )
-        answer = headline(self._data_dir / "incidents" / incident.id, incident)
+        answer = read_findings(self._data_dir / "incidents" / incident.id, incident).headline
         if answer:
             self._detail(answer)
         for report in incident.captures:

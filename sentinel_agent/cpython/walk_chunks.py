@@ -55,8 +55,12 @@ class _Chain:
         self.places = Places()
         self.pages: list[int] = []
         self.met: dict[int, int] = {}  # address of a frame -> how many are above it
-        self.boundary = 0  # how many frames are above the first whose call only the thread's leaf can prove, 0 for none
-        self.generator = False  # whether a generator is among the frames so far: executing, it proves the call of it
+        self.boundary = (
+            0  # how many frames are above the first whose call only the thread's leaf can prove, 0 for none
+        )
+        self.generator = (
+            False  # whether a generator is among the frames so far: executing, it proves the call of it
+        )
         self.innermost = 0  # where the innermost frame on the data stack ends that is not the leaf
         self.lowest = 0  # the outermost frame on the data stack so far
         self.missing = 0

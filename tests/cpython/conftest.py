@@ -72,7 +72,7 @@ def within(python: Path, program: Path) -> str:
     if not python.is_relative_to(UNPACKED):
         return str(program)
     shutil.copyfile(program, UNPACKED / "root" / "tmp" / program.name)
-    return f"/tmp/{program.name}"  # noqa: S108 - not ours, the target's
+    return f"/tmp/{program.name}"
 
 
 class Target:

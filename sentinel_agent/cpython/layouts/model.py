@@ -236,4 +236,4 @@ class Layout(msgspec.Struct, frozen=True):
     set: Set
     generator: Generator
     task: Task
-    debug_offsets: Mapping[str, int] = {}  # noqa: RUF012 - msgspec copies it
+    debug_offsets: Mapping[str, int] = {}
