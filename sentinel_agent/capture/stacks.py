@@ -6,6 +6,7 @@ A read of a running process can fail half-way; it is repeated a few times, and e
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -245,9 +246,10 @@ def _write_moment(plan: CapturePlan, stacks: Stacks, now: float, lost: int) -> N
 def _write_recording(plan: CapturePlan, recording: Recording) -> list[CapturedFile]:
     """Each view that holds a sample; the one of all threads takes the place of the moment's."""
     written = []
+    timeline = partial(speedscope.encode, since=recording.during.start)
     for name, form, record, encode in (
         ("stacks.pb.gz", "pprof", recording.wall, pprof.encode),
-        ("stacks.speedscope.json", "speedscope", recording.wall, speedscope.encode),
+        ("stacks.speedscope.json", "speedscope", recording.wall, timeline),
         ("stacks.cpu.pb.gz", "pprof", recording.cpu, pprof.encode),
         ("stacks.during.pb.gz", "pprof", recording.during, pprof.encode),
     ):

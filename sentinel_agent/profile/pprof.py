@@ -1,6 +1,6 @@
 """pprof: a gzipped protobuf `perftools.profiles.Profile`.
 
-Layout and field numbers: github.com/google/pprof, proto/profile.proto. Wire format: protobuf.dev, "Encoding".
+Layout and field numbers: github.com/google/pprof, proto/profile.proto.
 A pprof has no timeline: equal stacks of one thread are merged, and a decoded sample begins at offset 0.
 
 Sample types are `samples/count` and `cpu/nanoseconds`, or `wall/nanoseconds` where some samples were waiting or
@@ -16,16 +16,16 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from sentinel_agent.errors import PeerError
+from sentinel_agent.profile.protobuf import block, fields, integer, packed
 from sentinel_agent.profile.record import MAX_DEPTH, ProfileRecord, RecordBuilder
 from sentinel_agent.profile.views import merged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 MAX_BYTES = 64 * 1024**2
 """Most that a packed profile may unpack to."""
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _NANO = 1_000_000_000
 _LOST = re.compile(r"lost samples: (\d{1,18})")
 _STATES = {True: "running", False: "waiting"}
@@ -68,23 +68,23 @@ def _encode_profile(record: ProfileRecord, duration: float) -> bytes:
     text = _Strings()
     on_cpu = bool(record.samples) and all(sample.on_cpu for sample in record.samples)
     kind = "cpu" if on_cpu else "wall"
-    count_type = _number(1, text("samples")) + _number(2, text("count"))
-    time_type = _number(1, text(kind)) + _number(2, text("nanoseconds"))
+    count_type = integer(1, text("samples")) + integer(2, text("count"))
+    time_type = integer(1, text(kind)) + integer(2, text("nanoseconds"))
     # One mapping that claims all symbols, or pprof goes looking for a binary.
-    mapping = b"".join([_number(1, 1), _number(7, 1), _number(8, 1), _number(9, 1)])
-    parts = [_block(1, count_type), _block(1, time_type)]
+    mapping = b"".join([integer(1, 1), integer(7, 1), integer(8, 1), integer(9, 1)])
+    parts = [block(1, count_type), block(1, time_type)]
     parts += _encode_samples(record, text, with_state=not on_cpu)
-    parts.append(_block(3, mapping))
+    parts.append(block(3, mapping))
     parts += _encode_frames(record, text)
     parts += [
-        _number(9, round(record.start * _NANO)),
-        _number(10, round(duration * _NANO)),
-        _block(11, time_type),
-        _number(12, round(record.period * _NANO)),
-        _packed(13, [text(record.source), text(f"lost samples: {record.lost}")]),
-        _number(14, text(kind if record.seconds > 0 else "samples")),
+        integer(9, round(record.start * _NANO)),
+        integer(10, round(duration * _NANO)),
+        block(11, time_type),
+        integer(12, round(record.period * _NANO)),
+        packed(13, [text(record.source), text(f"lost samples: {record.lost}")]),
+        integer(14, text(kind if record.seconds > 0 else "samples")),
     ]
-    parts += [_block(6, string.encode("utf-8")) for string in text]
+    parts += [block(6, string.encode("utf-8")) for string in text]
     return b"".join(parts)
 
 
@@ -94,71 +94,30 @@ def _encode_samples(record: ProfileRecord, text: _Strings, *, with_state: bool) 
         for thread in record.threads
     ]
     for sample in record.samples:
-        body = _packed(1, [index + 1 for index in sample.stack])
-        body += _packed(2, [sample.count, round(sample.weight * _NANO)])
+        body = packed(1, [index + 1 for index in sample.stack])
+        body += packed(2, [sample.count, round(sample.weight * _NANO)])
         body += labels[sample.thread]
         if with_state and sample.on_cpu is not None:
             body += _label(text("state"), string=text(_STATES[sample.on_cpu]))
-        yield _block(2, body)
+        yield block(2, body)
 
 
 def _encode_frames(record: ProfileRecord, text: _Strings) -> Iterator[bytes]:
     functions: dict[tuple[str, str], int] = {}
     for number, frame in enumerate(record.frames, start=1):
         function = functions.setdefault((frame.function, frame.file), len(functions) + 1)
-        line = _number(1, function) + _number(2, frame.line)
-        yield _block(4, _number(1, number) + _number(2, 1) + _block(4, line))
+        line = integer(1, function) + integer(2, frame.line)
+        yield block(4, integer(1, number) + integer(2, 1) + block(4, line))
     for (name, file), number in functions.items():
         # Without a system name: pprof would take `<module>` out of a name that equals it, as a C++ template's.
-        yield _block(5, _number(1, number) + _number(2, text(name)) + _number(4, text(file)))
+        yield block(5, integer(1, number) + integer(2, text(name)) + integer(4, text(file)))
 
 
 def _label(key: int, *, string: int = 0, number: int = 0) -> bytes:
-    return _block(3, _number(1, key) + _number(2, string) + _number(3, number))
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3 | _VARINT) + _varint(value) if value else b""
-
-
-def _block(field: int, body: bytes) -> bytes:
-    return _varint(field << 3 | _BYTES) + _varint(len(body)) + body
-
-
-def _packed(field: int, values: Iterable[int]) -> bytes:
-    return _block(field, b"".join(map(_varint, values)))
+    return block(3, integer(1, key) + integer(2, string) + integer(3, number))
 
 
 # --- decoding
-
-
-class _Field(NamedTuple):
-    """A field of a message: `value` of a varint, or `body` of a length-delimited one."""
-
-    number: int
-    value: int
-    body: memoryview
-
-    def numbers(self) -> list[int]:
-        """The values of a repeated number, packed or not."""
-        if not self.body:
-            return [self.value]
-        found: list[int] = []
-        at = 0
-        while at < len(self.body):
-            value, at = _read_varint(self.body, at)
-            found.append(_signed(value))
-            _check_length(found)
-        return found
 
 
 class _Table(tuple[str, ...]):
@@ -186,57 +145,17 @@ def _unpack(data: bytes, max_bytes: int) -> bytes:
     return plain
 
 
-def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is longer than 64 bits")
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
 def _check_length(items: Sequence[object]) -> None:
     """A few bytes must not become a long list: no stack, location or sample of ours comes near this."""
     if len(items) > 64 * MAX_DEPTH:
         raise ValueError(f"a list has more than {64 * MAX_DEPTH} entries")
 
 
-_NOTHING = memoryview(b"")
-
-
-def _fields(data: memoryview) -> Iterator[_Field]:
-    at = 0
-    while at < len(data):
-        tag, at = _read_varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == _VARINT:
-            value, at = _read_varint(data, at)
-            yield _Field(number, _signed(value), _NOTHING)
-        elif wire in {_FIXED64, _FIXED32}:
-            at += 8 if wire == _FIXED64 else 4
-        elif wire == _BYTES:
-            size, at = _read_varint(data, at)
-            if size > len(data) - at:
-                raise ValueError("a field is longer than what is left")
-            yield _Field(number, 0, data[at : at + size])
-            at += size
-        else:
-            raise ValueError(f"field {number} has the unknown wire type {wire}")
-
-
 def _decode_profile(data: memoryview) -> ProfileRecord:
     tables: dict[int, list[memoryview]] = {number: [] for number in (1, 2, 4, 5, 6)}
     numbers = {9: 0, 12: 0}
     comments: list[int] = []
-    for field in _fields(data):
+    for field in fields(data):
         if field.number in tables:
             tables[field.number].append(field.body)
         elif field.number in numbers:
@@ -260,7 +179,7 @@ def _decode_profile(data: memoryview) -> ProfileRecord:
 
 
 def _plain(body: memoryview) -> dict[int, int]:
-    return {field.number: field.value for field in _fields(body) if not field.body}
+    return {field.number: field.value for field in fields(body) if not field.body}
 
 
 def _decode_frames(
@@ -275,7 +194,7 @@ def _decode_frames(
     for body in locations:
         number = 0
         frames: list[int | None] = []
-        for field in _fields(body):
+        for field in fields(body):
             if field.number == 1:
                 number = field.value
             elif field.number == 4:
@@ -322,7 +241,7 @@ def _decode_samples(
 
 def _read_sample(body: memoryview, strings: _Table, locations: dict[int, list[int | None]]) -> _RawSample:
     sample = _RawSample([], [], {})
-    for field in _fields(body):
+    for field in fields(body):
         if field.number == 1:
             for number in field.numbers():
                 sample.stack.extend(locations.get(number, [None]))

@@ -3,7 +3,9 @@
 Format: speedscope.app, file-format-schema.json (types in src/lib/file-format-spec.ts). Stacks are written root
 first. A stretch without a sample is an empty stack, so that the threads' timelines stay side by side. A record
 without weights (one look at the stacks) has the unit `none` and is weighed by counts. What the format has no
-place for (start, period, losses) is in the extra key `sentinel`, which other readers skip.
+place for is in the extra key `sentinel`, which other readers skip: start, period, losses, `since` (when the trigger's
+condition became true, seconds since the epoch) and per profile `states`, one letter a sample: `r` on a CPU, `w`
+waiting, `-` not known.
 """
 
 from __future__ import annotations
@@ -31,25 +33,26 @@ MAX_BYTES = 64 * 1024**2
 _NANO = 1_000_000_000
 _SMALLEST_GAP = 1000  # nanoseconds; less is rounding of floats
 _SCALES = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9, "none": 0.0}
+_LETTERS = {True: "r", False: "w", None: "-"}
+_STATES = {letter: state for state, letter in _LETTERS.items()}
 _THREAD = re.compile(r'Thread (0x[0-9A-F]{1,15}|\d{1,19})(?: "(.*)")?', re.DOTALL)
 
 
-def encode(record: ProfileRecord) -> bytes:
-    """The same record gives the same bytes."""
+def encode(record: ProfileRecord, *, since: float | None = None) -> bytes:
+    """The same record and moment give the same bytes."""
     by_thread: dict[int, list[Sample]] = {}
     for sample in record.samples:
         by_thread.setdefault(sample.thread, []).append(sample)
     timed = record.seconds > 0
+    threads = sorted(by_thread)
+    encoded = [_encode_thread(record.threads[thread], by_thread[thread], timed=timed) for thread in threads]
     on_cpu = bool(record.samples) and all(sample.on_cpu for sample in record.samples)
     document = {
         "$schema": SCHEMA,
         "exporter": "sentinel-agent",
         "name": record.source,
         "activeProfileIndex": 0 if by_thread else None,
-        "profiles": [
-            _encode_thread(record.threads[thread], by_thread[thread], timed=timed)
-            for thread in sorted(by_thread)
-        ],
+        "profiles": [profile for profile, _ in encoded],
         "shared": {
             "frames": [
                 {"name": frame.function}
@@ -64,6 +67,8 @@ def encode(record: ProfileRecord) -> bytes:
             "source": record.source,
             "lost": record.lost,
             "on_cpu": on_cpu or None,
+            "since": since,
+            "states": [states for _, states in encoded],
         },
     }
     if not by_thread:
@@ -90,20 +95,24 @@ def decode(data: bytes, *, on_cpu: bool | None = None, max_bytes: int = MAX_BYTE
         raise PeerError(f"not a speedscope file: {error}") from error
 
 
-def _encode_thread(thread: Thread, samples: list[Sample], *, timed: bool) -> dict[str, Any]:
+def _encode_thread(thread: Thread, samples: list[Sample], *, timed: bool) -> tuple[dict[str, Any], str]:
+    """The thread's profile, and the state of each of its samples."""
     stacks: list[list[int]] = []
     weights: list[int] = []
+    states: list[str] = []
     now = 0
     for sample in sorted(samples, key=lambda item: item.offset):
         gap = round(sample.offset * _NANO) - now
         if timed and gap >= _SMALLEST_GAP:
             stacks.append([])
             weights.append(gap)
+            states.append(_LETTERS[None])
             now += gap
         stacks.append(list(reversed(sample.stack)))
         weights.append(round(sample.weight * _NANO) if timed else sample.count)
+        states.append(_LETTERS[sample.on_cpu])
         now += weights[-1]
-    return {
+    profile = {
         "type": "sampled",
         "name": thread_label(thread),
         "unit": "nanoseconds" if timed else "none",
@@ -112,6 +121,7 @@ def _encode_thread(thread: Thread, samples: list[Sample], *, timed: bool) -> dic
         "samples": stacks,
         "weights": weights,
     }
+    return profile, "".join(states)
 
 
 Index = Annotated[int, Meta(ge=0)]
@@ -143,6 +153,8 @@ class _Ours(msgspec.Struct):
     source: str = ""
     lost: Index = 0
     on_cpu: bool | None = None
+    since: float | None = None
+    states: list[str] = []
 
 
 class _File(msgspec.Struct):
@@ -156,8 +168,12 @@ def _decode_file(file: _File, on_cpu: bool | None) -> ProfileRecord:
     ours = file.sentinel or _Ours(source=file.exporter or "", on_cpu=on_cpu)
     builder = RecordBuilder(start=ours.start, period=ours.period, source=ours.source, lost=ours.lost)
     frames = [builder.frame(frame.name, frame.file or "", frame.line or 0) for frame in file.shared.frames]
-    for profile in file.profiles:
-        _decode_thread(profile, file.shared.frames, frames, builder, ours.on_cpu)
+    for number, profile in enumerate(file.profiles):
+        known = ours.states[number] if number < len(ours.states) else ""
+        states = [_STATES.get(letter) for letter in known] if len(known) == len(profile.samples) else None
+        _decode_thread(
+            profile, file.shared.frames, frames, builder, states or [ours.on_cpu] * len(profile.samples)
+        )
     return builder.build()
 
 
@@ -166,7 +182,7 @@ def _decode_thread(
     names: list[_Frame],
     frames: list[int | None],
     builder: RecordBuilder,
-    on_cpu: bool | None,
+    states: list[bool | None],
 ) -> None:
     if len(profile.samples) != len(profile.weights):
         raise ValueError(f"{len(profile.samples)} samples have {len(profile.weights)} weights")
@@ -177,7 +193,7 @@ def _decode_thread(
     mark = f"thread ({number}): {name}"
     scale = _SCALES[profile.unit]
     at = profile.start_value
-    for stack, weight in zip(profile.samples, profile.weights, strict=True):
+    for stack, weight, on_cpu in zip(profile.samples, profile.weights, states, strict=True):
         if any(index >= len(frames) for index in stack):
             raise ValueError(f"a sample names a frame that is not among the {len(frames)} of the file")
         if stack and names[stack[0]].name == mark and not names[stack[0]].file:

@@ -151,7 +151,7 @@ def test_a_foreign_profile_is_read() -> None:
     place.line.add(function_id=10, line=2)
     unpacked = bytes([1 << 3 | 0, 77, 2 << 3 | 0, 4, 2 << 3 | 0, 50])  # location 77, values 4 and 50
     data = profile.SerializeToString() + bytes([2 << 3 | 2, len(unpacked)]) + unpacked
-    data += bytes([200 >> 7 | 0xA8 | 0x80, 0x0C, 1])  # an unknown varint field
+    data += bytes([0xC0, 0x0C, 1])  # an unknown varint field, number 200
     record = pprof.decode(data)
     (sample,) = record.samples
     assert [record.frames[index].function for index in sample.stack] == ["inner", "outer"]

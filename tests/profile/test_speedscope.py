@@ -198,3 +198,11 @@ def test_a_file_of_empty_lists_is_refused_before_it_is_built() -> None:
 def test_a_file_over_the_limit_is_refused() -> None:
     with pytest.raises(PeerError, match="larger than 10 bytes"):
         speedscope.decode(b" " * 11, max_bytes=10)
+
+
+@given(records())
+def test_the_state_of_every_sample_comes_back(record: ProfileRecord) -> None:
+    """Running, waiting or not known: the timeline keeps it, so that the CPU view can be made of any slice."""
+    states = sorted(str(sample.on_cpu) for sample in record.samples)
+    again = speedscope.decode(speedscope.encode(record, since=5.0))
+    assert sorted(str(sample.on_cpu) for sample in again.samples) == states
