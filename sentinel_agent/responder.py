@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+import msgspec
+
 from sentinel_agent import __version__
 from sentinel_agent.capture.base import Recording, Series, SeriesWindow
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed
@@ -17,6 +19,7 @@ from sentinel_agent.core.metrics import unit_of
 from sentinel_agent.core.model import CaptureReport, Incident, Target, Window
 from sentinel_agent.core.sentence import summary
 from sentinel_agent.errors import SentinelError
+from sentinel_agent.findings.load import write_findings
 from sentinel_agent.profile.views import on_cpu_only
 
 if TYPE_CHECKING:
@@ -172,11 +175,17 @@ class Responder:
         wanted = () if firing.spared else firing.captures
         ring = self.deck.ring(series.target.id) if self.deck else None
         taken = SeriesWindow(firing.time, firing.time, self.interval, {})
+        recorded: Recording | None = None
 
         def take() -> SeriesWindow:
             nonlocal taken
             taken = self.window(series, firing.time)
             return taken
+
+        async def record(ring: Ring) -> Recording | None:
+            nonlocal recorded
+            recorded = await self._recording(firing, series.target, ring)
+            return recorded
 
         captured = await self.runner.run(
             series.target,
@@ -184,7 +193,7 @@ class Responder:
             folder=writer.folder,
             trigger_time=firing.time,
             series=take,
-            recording=partial(self._recording, firing, series.target, ring) if ring else None,
+            recording=partial(record, ring) if ring else None,
             ended=firing.ended,
         )
         if firing.spared:
@@ -194,7 +203,7 @@ class Responder:
             reports = captured.reports
         window = Window(taken.start, taken.end)
         sealing = asyncio.ensure_future(
-            self.disk(self._seal, firing, series.target, writer, window, captured, reports)
+            self.disk(self._seal, firing, series.target, writer, window, captured, reports, recorded)
         )
         try:
             return await asyncio.shield(sealing)
@@ -209,6 +218,7 @@ class Responder:
         window: Window,
         captured: Captured,
         reports: tuple[CaptureReport, ...],
+        recorded: Recording | None,
     ) -> Incident:
         for file in captured.files:
             writer.add(writer.folder / file.name, file.kind, file.format)
@@ -235,8 +245,21 @@ class Responder:
             host=self.host,
             cooldown_until=0.0 if firing.spared else now + firing.cooldown,
         )
+        incident = self._with_findings(writer, incident, recorded)
         self.store.seal(writer, incident)
         return incident
+
+    def _with_findings(
+        self, writer: IncidentWriter, incident: Incident, recorded: Recording | None
+    ) -> Incident:
+        """The incident with what it says in plain words; one whose findings cannot be written goes without."""
+        try:
+            name = write_findings(writer.folder, incident, self.store, recorded)
+            writer.add(writer.folder / name, "findings", "json")
+        except (OSError, SentinelError) as error:
+            log.warning("incident %s goes without findings: %s", incident.id, error)
+            return incident
+        return msgspec.structs.replace(incident, artifacts=writer.artifacts)
 
     async def _recording(self, firing: Firing, target: Target, ring: Ring) -> Recording | None:
         """What the flight recorder holds: its whole window, and the part since the condition became true."""

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 from click.shell_completion import CompletionItem
 
 from sentinel_agent.cli import output
 from sentinel_agent.cli.common import common_options
 from sentinel_agent.cli.options import TimeType
 from sentinel_agent.cli.reporter import show_command
-from sentinel_agent.cli.scene import describe, load_record
+from sentinel_agent.cli.scene import describe
 from sentinel_agent.core.units import format_size
 from sentinel_agent.errors import NoSuchIncidentError, OperatorError, SentinelError
+from sentinel_agent.findings.load import load_record, read_findings
 from sentinel_agent.store.archive import pack
 from sentinel_agent.store.index import IncidentFilter
 from sentinel_agent.store.store import default_data_dir
@@ -110,14 +112,15 @@ def list_incidents(
 @incidents.command()
 @click.argument("incident_id", metavar="ID", shell_complete=_complete_id)
 @click.option("--stacks", is_flag=True, help="All thread stacks, not only the most frequent.")
-@click.option("--json", "as_json", is_flag=True, help="The incident document.")
+@click.option("--json", "as_json", is_flag=True, help="The incident document, with what was found.")
 @common_options
 def show(invocation: Invocation, incident_id: str, stacks: bool, as_json: bool) -> None:
     """Show one incident: what happened, where the time went, what was captured. The start of an ID is enough."""
     store = invocation.store()
     incident = store.read(incident_id)
     if as_json:
-        output.print_json(incident)
+        findings = msgspec.to_builtins(read_findings(store.path(incident.id), incident))
+        output.print_json(msgspec.to_builtins(incident) | findings)
         return
     screen = output.console()
     for heading, text in describe(incident, store.path(incident.id), stacks=stacks):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sentinel_agent.cli.output import clean, show_time, to_json
-from sentinel_agent.cli.scene import headline, requested
+from sentinel_agent.cli.scene import requested
 from sentinel_agent.core.event import (
     IncidentLost,
     IncidentOpened,
@@ -24,6 +24,7 @@ from sentinel_agent.core.event import (
     TargetGone,
     Trouble,
 )
+from sentinel_agent.findings.load import read_findings
 from sentinel_agent.store.store import default_data_dir
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Reporter:
             time, "saved", f"{incident.rule} on {label(incident.target)} as incident {incident.id}", bold=True
         )
         folder = self._data_dir / "incidents" / incident.id
-        answer = headline(folder, incident)
+        answer = read_findings(folder, incident).headline
         if answer:
             self._detail(answer)
         for line in requested(incident, folder)[:1]:

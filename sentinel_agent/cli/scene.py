@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from sentinel_agent.capture.base import SeriesWindow
 from sentinel_agent.capture.stacks import Stacks, to_record
@@ -13,10 +10,17 @@ from sentinel_agent.capture.tasks import TasksDocument
 from sentinel_agent.cli import task_view
 from sentinel_agent.cli.output import clean, show_time, show_value, sparkline
 from sentinel_agent.core.units import format_duration, format_size
-from sentinel_agent.errors import SentinelError, StoreError
-from sentinel_agent.profile import pprof, speedscope
+from sentinel_agent.findings.base import ProcessFacts
+from sentinel_agent.findings.load import (
+    OF_THE_SPIKE,
+    UNREADABLE,
+    has,
+    load_document,
+    load_record,
+    read_findings,
+)
+from sentinel_agent.findings.process import peers
 from sentinel_agent.profile.text import format_hottest, format_stacks
-from sentinel_agent.profile.views import hottest
 from sentinel_agent.tap.capture import RequestsDocument, in_words
 
 if TYPE_CHECKING:
@@ -24,67 +28,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sentinel_agent.core.model import Incident
-    from sentinel_agent.profile.record import ProfileRecord
+    from sentinel_agent.findings.base import Findings
 
-_UNREADABLE = (ValueError, RecursionError, SentinelError)
-_MAX_READ = 64 * 1024**2
-_OF_THE_SPIKE = ("stacks.during.pb.gz", "profile.pb.gz", "profile.speedscope.json")
-_BEST_FIRST = (*_OF_THE_SPIKE, "stacks.cpu.pb.gz", "stacks.pb.gz")
 _HEAD_SECONDS = 120
-
-
-def load_record(
-    folder: Path, incident: Incident, best_first: tuple[str, ...] = _BEST_FIRST
-) -> ProfileRecord | None:
-    """The profile of the incident that tells most: what was on a CPU during the spike before all that was recorded."""
-    for name in best_first:
-        if _has(incident, name):
-            content = _read(folder / name)
-            return pprof.decode(content) if name.endswith(".pb.gz") else speedscope.decode(content)
-    return None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_READ)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def headline(folder: Path, incident: Incident) -> str:
-    """The one line that answers first: the hottest function, what the tasks wait for, or whom connections are with."""
-    try:
-        if incident.metric == "fds":
-            peers = _peers(msgspec.json.decode(_read(folder / "process.json"), type=_Snapshot), 1)
-            return f"most connections: {peers[0]}" if peers else ""
-        if incident.metric == "tasks":
-            return task_view.headline(_tasks_document(folder))
-        record = load_record(folder, incident, _OF_THE_SPIKE)
-    except _UNREADABLE:
-        return ""
-    hot = hottest(record, 1) if record and record.seconds > 0 else ()
-    if not hot:
-        return ""
-    place = f" ({hot[0].file}:{hot[0].line})" if hot[0].file else ""
-    return f"hottest: {clean(hot[0].function, 200)}{clean(place, 300)}, {hot[0].self_share:.0%} of the CPU samples"
+_FINDINGS_SHOWN = 5
 
 
 def requested(incident: Incident, folder: Path) -> list[str]:
     """What stands out among the requests through the embedded proxy; nothing where there is none."""
-    if not _has(incident, "requests.json"):
+    if not has(incident, "requests.json"):
         return []
     try:
-        document = msgspec.json.decode(_read(folder / "requests.json"), type=RequestsDocument)
-    except _UNREADABLE:
+        document = load_document(folder, "requests.json", RequestsDocument)
+    except UNREADABLE:
         return []
     return [clean(line, 300) for line in in_words(document)]
 
 
 def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tuple[str, str]]:
     """(heading, text) of each part of `incidents show`, in the order of its use; text may have several lines."""
-    yield "", _answer(incident, folder)
+    findings = read_findings(folder, incident)
+    yield "", _answer(incident, findings)
     evidence: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("What was found", lambda: "\n".join(_findings(findings))),
         ("Before and during", lambda: _course(incident, folder)),
         ("Where the CPU went", lambda: _hottest(incident, folder)),
         ("What was requested", lambda: "\n".join(requested(incident, folder))),
@@ -95,7 +61,7 @@ def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tupl
     for heading, part in evidence:
         try:
             text = part()
-        except _UNREADABLE as error:  # a file that was cut or changed hides none of the others
+        except UNREADABLE as error:  # a file that was cut or changed hides none of the others
             text = clean(f"cannot be read: {error}", 500)
         if text:
             yield heading, text
@@ -103,27 +69,31 @@ def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tupl
     yield "Files", "\n".join(_files(incident, folder))
 
 
-def _tasks_document(folder: Path) -> TasksDocument:
-    return msgspec.json.decode(_read(folder / "tasks.json"), type=TasksDocument)
+def _findings(findings: Findings) -> Iterator[str]:
+    """Each conclusion with its score, evidence and next step; then what is not known."""
+    for found in findings.findings[:_FINDINGS_SHOWN]:
+        yield clean(f"{found.score:>3}  {found.text}")
+        for line in found.evidence:
+            yield clean(f"     {line}")
+        yield clean(f"     next: {found.next_step}")
+    if findings.not_known:
+        names = ", ".join(each.check.replace("_", " ") for each in findings.not_known)
+        yield clean(f"not known: {names} (--json says why)")
 
 
 def _tasks(incident: Incident, folder: Path, most: int | None) -> str:
-    if not _has(incident, "tasks.json"):
+    if not has(incident, "tasks.json"):
         return ""
-    document = _tasks_document(folder)
+    document = load_document(folder, "tasks.json", TasksDocument)
     return "\n".join([f"{document.count} tasks", *task_view.groups(document, most)])
 
 
-def _has(incident: Incident, name: str) -> bool:
-    return any(artifact.name == name for artifact in incident.artifacts)
-
-
-def _answer(incident: Incident, folder: Path) -> str:
+def _answer(incident: Incident, findings: Findings) -> str:
     target = incident.target
     python = f", Python {target.python}" if target.python else ""
     lines = [
         f"{incident.rule}: {incident.summary}",
-        headline(folder, incident),
+        findings.headline,
         "",
         f"when     {show_time(incident.time)}, sealed {format_duration(incident.sealed_time - incident.time)} later",
         f"target   {target.role.key}, pid {target.id.pid} ({target.name}{python}) on {incident.host}",
@@ -147,9 +117,9 @@ def _pause(incident: Incident) -> str:
 
 def _course(incident: Incident, folder: Path) -> str:
     """The readings that matter as bars: the rule's metric first, then CPU, memory and whatever moved most."""
-    if not _has(incident, "series.json"):
+    if not has(incident, "series.json"):
         return ""
-    window = msgspec.json.decode(_read(folder / "series.json"), type=SeriesWindow)
+    window = load_document(folder, "series.json", SeriesWindow)
     names = [
         name
         for name in dict.fromkeys((incident.metric, "cpu", "rss", "tasks", "threads", "fds"))
@@ -173,7 +143,7 @@ def _course(incident: Incident, folder: Path) -> str:
 
 
 def _hottest(incident: Incident, folder: Path) -> str:
-    record, words = load_record(folder, incident, _OF_THE_SPIKE), ""
+    record, words = load_record(folder, incident, OF_THE_SPIKE), ""
     if record is None:
         record = load_record(folder, incident, ("stacks.cpu.pb.gz",))
         words = "nothing was seen on a CPU when it fired; over all that is recorded:\n"
@@ -183,41 +153,17 @@ def _hottest(incident: Incident, folder: Path) -> str:
 
 
 def _threads(incident: Incident, folder: Path, most: int | None) -> str:
-    if not _has(incident, "stacks.json"):
+    if not has(incident, "stacks.json"):
         return ""
-    found = msgspec.json.decode(_read(folder / "stacks.json"), type=Stacks)
+    found = load_document(folder, "stacks.json", Stacks)
     return format_stacks(to_record(found, start=incident.time), most).rstrip()
-
-
-class _Socket(msgspec.Struct, frozen=True):
-    protocol: str = ""
-    remote: str = ""
-    state: str = ""
-
-
-class _File(msgspec.Struct, frozen=True):
-    kind: str = ""
-    socket: _Socket | None = None
-
-
-class _Files(msgspec.Struct, frozen=True):
-    looked_at: int = 0
-    by_kind: dict[str, int] = {}
-    listed: tuple[_File, ...] = ()
-
-
-class _Snapshot(msgspec.Struct, frozen=True):
-    """What is shown of `process.json`; every part may be missing."""
-
-    memory: dict[str, int] = {}
-    files: _Files = _Files()
 
 
 def _process(incident: Incident, folder: Path) -> str:
     """Memory and descriptors in figures, connections grouped by whom they are with."""
-    if not _has(incident, "process.json"):
+    if not has(incident, "process.json"):
         return ""
-    found = msgspec.json.decode(_read(folder / "process.json"), type=_Snapshot)
+    found = load_document(folder, "process.json", ProcessFacts)
     lines = []
     if found.memory:
         resident, private = found.memory.get("rss", 0), found.memory.get("anonymous", 0)
@@ -228,20 +174,8 @@ def _process(incident: Incident, folder: Path) -> str:
         kinds = sorted(found.files.by_kind.items(), key=lambda item: -item[1])
         words = ", ".join(f"{count} {kind}" for kind, count in kinds[:6])
         lines.append(clean(f"files    {found.files.looked_at} open: {words}"))
-    lines += [f"         {line}" for line in _peers(found, 3)]
+    lines += [clean(f"         {line}", 300) for line in peers(found, 3)]
     return "\n".join(lines)
-
-
-def _peers(found: _Snapshot, most: int) -> list[str]:
-    """With whom the process has the most connections, and in which state they are."""
-    counts = Counter(
-        (file.socket.state, file.socket.remote)
-        for file in found.files.listed
-        if file.socket is not None and file.socket.remote and file.socket.state != "listen"
-    )
-    return [
-        clean(f"{count} {state} with {remote}", 300) for (state, remote), count in counts.most_common(most)
-    ]
 
 
 def _captures(incident: Incident) -> Iterator[str]:

@@ -17,16 +17,6 @@ _DEEPEST = 30
 _WIDEST = 200
 
 
-def headline(document: TasksDocument) -> str:
-    """`300 of 305 tasks are wait_for_events (service.py:42), waiting in DataQueue.read`; empty without tasks."""
-    if not document.groups:
-        return ""
-    first = document.groups[0]
-    line = f" ({first.frames[0].file}:{first.frames[0].line})" if first.frames else ""
-    where = f", waiting in {first.frames[-1].function}" if len(first.frames) > 1 else ""
-    return clean(f"{first.count} of {document.count} tasks are {first.coroutine}{line}{where}", 400)
-
-
 def groups(document: TasksDocument, most: int | None) -> Iterator[str]:
     """Each group once: how many, which coroutine, what it waits on, its await chain from the outside in."""
     shown = document.groups if most is None else document.groups[:most]

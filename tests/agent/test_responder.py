@@ -15,6 +15,7 @@ from sentinel_agent.core.budget import Budget
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed
 from sentinel_agent.core.rule import CaptureSpec
 from sentinel_agent.errors import StoreError
+from sentinel_agent.findings.load import read_findings
 from sentinel_agent.probes.base import Moment
 from sentinel_agent.responder import DiskThread, Firing, Responder
 from sentinel_agent.store.store import Store
@@ -115,7 +116,11 @@ async def test_a_firing_becomes_an_incident_that_says_what_was_seen(scenes: Any)
     assert scene.store.read(incident.id) == incident
     assert (incident.value, incident.thresholds, incident.unit) == (95.0, {"abs": 90.0}, "percent")
     assert incident.cooldown_until == incident.sealed_time + 60.0
-    assert [artifact.name for artifact in incident.artifacts] == ["stacks.txt", "series.json"]
+    assert [artifact.name for artifact in incident.artifacts] == [
+        "stacks.txt",
+        "series.json",
+        "findings.json",
+    ]
     assert scene.responder.statistics.sealed == 1
 
 
@@ -176,7 +181,7 @@ async def test_spared_keeps_the_readings_only_and_every_other_capture_says_why(s
         ("profile", "skipped", "cpu_gate"),
         ("series", "ok", ""),
     ]
-    assert [artifact.name for artifact in incident.artifacts] == ["series.json"]
+    assert [artifact.name for artifact in incident.artifacts] == ["series.json", "findings.json"]
 
 
 async def test_a_budget_that_is_used_up_is_told_and_counted_and_nothing_is_written(scenes: Any) -> None:
@@ -282,3 +287,32 @@ def _raising(error: Exception) -> Any:
         raise error
 
     return fail
+
+
+async def test_what_was_found_is_sealed_with_the_incident_and_the_next_one_knows_it(scenes: Any) -> None:
+    """`findings.json` is an artifact; a second incident of the rule on the role says that there was one before."""
+    scene = scenes(Made())
+    scene.tick(3)
+    first = await scene.responder.respond(scene.firing("stacks"), scene.series)
+    scene.tick(1)
+    second = await scene.responder.respond(scene.firing("stacks"), scene.series)
+    before = read_findings(scene.store.path(first.id), first)
+    after = read_findings(scene.store.path(second.id), second)
+    assert "seen_before" in before.nothing_found
+    assert [each.text for each in after.findings] == [
+        "rule spike fired once before on this role in the last 1s, for other or unknown reasons"
+    ]
+    assert {each.check: each.why for each in after.not_known}["tasks"] == "tasks was not captured"
+
+
+async def test_findings_that_cannot_be_written_cost_no_incident(scenes: Any, monkeypatch: Any) -> None:
+    """The incident is sealed without them."""
+
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sentinel_agent.responder.write_findings", full)
+    scene = scenes(Made())
+    scene.tick(3)
+    incident = await scene.responder.respond(scene.firing("stacks"), scene.series)
+    assert [artifact.name for artifact in incident.artifacts] == ["stacks.txt", "series.json"]

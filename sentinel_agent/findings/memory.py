@@ -1,0 +1,64 @@
+"""Findings about memory: what grew, and how hard the garbage collector works."""
+
+from __future__ import annotations
+
+from sentinel_agent.core.units import format_duration, format_size
+from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding
+
+_MEMORY = ("rss", "rss_limit", "memory_events", "oom_kills")
+_LEAST_GROWTH = 16 * 1024**2
+_LEAST_SHARE = 0.1
+_STORM = 3.0  # full collections a second
+_LONG_PAUSE = 0.1  # seconds
+_LAST = 10  # readings
+
+
+def growth(facts: Facts) -> Finding | NotKnown | None:
+    """Resident memory grew within the window, or over the rule's baseline."""
+    series = facts.readings("rss")
+    if series is None:
+        return facts.no_readings("memory_growth", "rss")
+    now = series.values[-1]
+    before = min(series.values)
+    if facts.about("rss") and facts.incident.baseline is not None:
+        before = min(before, facts.incident.baseline)
+    grown = now - before
+    about = facts.about(*_MEMORY) or facts.incident.reason == "oom"
+    if grown < _LEAST_GROWTH or grown < _LEAST_SHARE * before:
+        return None
+    limit = facts.readings("rss_limit")
+    return finding(
+        "memory_growth",
+        (60 if about else 30) + min(20, 20 * grown / max(before, 1)),
+        f"resident memory grew by {format_size(grown)}, from {format_size(before)} to {format_size(now)}",
+        f"it is at {limit.values[-1]:.0f}% of the memory limit" if limit else "",
+        "which line allocated it is not known: no memory capture is in this incident",
+        next_step="add a memory capture to the rule, to learn which line it is",
+        subject="resident memory",
+    )
+
+
+def gc_storm(facts: Facts) -> Finding | NotKnown | None:
+    """Full collections follow each other, or one holds everything up."""
+    full, pause = facts.readings("gc_collections_gen2"), facts.readings("gc_pause")
+    if full is None and pause is None:
+        return facts.no_readings("gc_storm", "gc_pause")
+    rate = 0.0
+    if full and facts.series:
+        last = full.values[-_LAST:]
+        rate = sum(last) / (len(last) * facts.series.interval)
+    longest = max(pause.values[-_LAST:]) if pause else 0.0
+    if rate < _STORM and longest < _LONG_PAUSE:
+        return None
+    words = []
+    if rate >= _STORM:
+        words.append(f"{rate:.1f} full collections a second")
+    if longest >= _LONG_PAUSE:
+        words.append(f"one took {format_duration(longest)} at least")
+    return finding(
+        "gc_storm",
+        (60 if facts.about("gc_pause", "gc_collections_gen2") else 40) + min(20, rate + 20 * longest),
+        f"the garbage collector holds everything up: {', '.join(words)}",
+        next_step="call gc.freeze() after start-up, raise gc.set_threshold, or look for code that calls gc.collect()",
+        subject="the garbage collector",
+    )
