@@ -103,22 +103,6 @@ class Threads:
         self._list_interps()
         return [interp.address for interp in self._interps]
 
-    def states(self) -> list[tuple[int, list[int]]]:
-        """The address of each interpreter's state and those of its threads' states.
-
-        Raises:
-            UnreadableError: the lists cannot be read.
-        """
-        at = self._layout.thread.next
-        self._list_interps()
-        for interp in self._interps:
-            links = [(interp.address + self._layout.interp.threads_head, 8)]
-            links += [(thread + at, 8) for thread in interp.threads]
-            expected = [thread.to_bytes(8, "little") for thread in (*interp.threads, 0)]
-            if self._objects.many(links) != expected:
-                interp.threads = self._list_threads(interp)
-        return [(interp.address, list(interp.threads)) for interp in self._interps]
-
     def _heads(self) -> list[tuple[int, int | None]] | None:
         """First thread and GIL holder (0: free, None: unknown) of each interpreter; None if the list has changed."""
         words = [
@@ -228,6 +212,22 @@ class Threads:
         native_id = native or (known.native_id if known else None)
         gil = None if holder is None else address == holder
         return ThreadStack(number, word(thread.thread_id), native_id, gil, reading.stack)
+
+    def states(self) -> list[tuple[int, list[int]]]:
+        """The address of each interpreter's state and those of its threads' states.
+
+        Raises:
+            UnreadableError: the lists cannot be read.
+        """
+        at = self._layout.thread.next
+        self._list_interps()
+        for interp in self._interps:
+            links = [(interp.address + self._layout.interp.threads_head, 8)]
+            links += [(thread + at, 8) for thread in interp.threads]
+            expected = [thread.to_bytes(8, "little") for thread in (*interp.threads, 0)]
+            if self._objects.many(links) != expected:
+                interp.threads = self._list_threads(interp)
+        return [(interp.address, list(interp.threads)) for interp in self._interps]
 
     def facts(self, threads: list[ThreadStack], active: int | None) -> dict[int, ThreadFacts]:
         """What `threading` knows of `threads`, by their `id`; `active` is the address of `threading._active`, if there is one."""
