@@ -56,8 +56,10 @@ class RunningAgent:
     async def recorded(self, pid: int, since: float, until: float) -> ProfileRecord | None:
         """What the flight recorder holds of a target; None if it is not recorded."""
         series = self._sampler.targets.get(pid)
-        ring = self._deck.ring(series.target.id) if self._deck and series else None
-        if series is None or self._deck is None or ring is None:
+        if series is None or self._deck is None:
+            return None
+        ring = self._deck.ring(series.target.id)
+        if ring is None:
             return None
         return (await self._deck.window(series.target, ring, since, until)).record
 
