@@ -152,6 +152,11 @@ class Agent:
         return self._http.address.url if self._http else None
 
     @property
+    def metrics_text(self) -> Callable[[str | None], tuple[str, bytes]] | None:
+        """What `GET /metrics` answers, see `Hub.metrics_text`."""
+        return self.exports.metrics_text
+
+    @property
     def targets_seen(self) -> int:
         """How many targets were taken up since the start."""
         return self._watchlist.seen
