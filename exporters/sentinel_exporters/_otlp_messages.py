@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -44,6 +45,8 @@ Facts = dict[str, "AttributeValue"]
 
 _SCOPE = InstrumentationScope(name="sentinel_agent")
 _LARGEST = 2**63 - 1
+_LONG = 100
+"""Characters of a value that are worth keeping for the next span."""
 
 
 def traces(groups: Iterable[tuple[Facts, list[SpanFacts]]]) -> bytes:
@@ -158,7 +161,18 @@ def _resource(facts: Facts) -> Resource:
 
 
 def _attributes(facts: Mapping[str, AttributeValue]) -> list[KeyValue]:
-    return [KeyValue(key=sound(name), value=_value(value)) for name, value in facts.items()]
+    return [
+        _pair(name, value) if isinstance(value, str) and len(value) > _LONG else _known_pair(name, value)
+        for name, value in facts.items()
+    ]
+
+
+def _pair(name: str, value: AttributeValue) -> KeyValue:
+    return KeyValue(key=sound(name), value=_value(value))
+
+
+_known_pair = lru_cache(maxsize=4096, typed=True)(_pair)
+"""Most attributes of most spans are the same few. Typed, because True == 1 == 1.0."""
 
 
 def _value(value: AttributeValue) -> AnyValue:
