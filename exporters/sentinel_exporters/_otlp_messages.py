@@ -22,6 +22,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AGGREGATION_TEMPORALITY_CUMULATIVE,
+    AGGREGATION_TEMPORALITY_DELTA,
     Gauge,
     Metric,
     NumberDataPoint,
@@ -128,15 +129,22 @@ def _span(found: SpanFacts) -> Span:
 
 def _metric(each: Points) -> Metric:
     points = [
-        NumberDataPoint(attributes=_attributes(attributes), time_unix_nano=int(time * 1e9), as_double=value)
-        for attributes, time, value in each.points
+        NumberDataPoint(
+            attributes=_attributes(point.attributes),
+            start_time_unix_nano=int(point.since * 1e9),
+            time_unix_nano=int(point.time * 1e9),
+            as_double=point.value,
+        )
+        for point in each.points
     ]
     described = Metric(name=each.metric.name, unit=each.metric.unit, description=each.description)
-    if each.metric.adds:
-        total = Sum(data_points=points, aggregation_temporality=AGGREGATION_TEMPORALITY_CUMULATIVE)
-        described.sum.CopyFrom(total)
-    else:
+    shape = each.metric.shape
+    if shape == "gauge":
         described.gauge.CopyFrom(Gauge(data_points=points))
+        return described
+    temporality = AGGREGATION_TEMPORALITY_DELTA if shape == "counter" else AGGREGATION_TEMPORALITY_CUMULATIVE
+    total = Sum(data_points=points, aggregation_temporality=temporality, is_monotonic=shape != "updown")
+    described.sum.CopyFrom(total)
     return described
 
 
