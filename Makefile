@@ -9,7 +9,7 @@ PROXIES := .cache/proxies
 INTERPRETERS := .cache/interpreters
 ORACLE := .cache/oracle
 
-.PHONY: demo test lint types unit e2e wheel containers interop bench clean
+.PHONY: demo test lint types unit e2e wheel containers interop bench bench-exporters clean
 
 demo: .venv/.demo
 	@$(BIN)/sentinel-agent demo
@@ -85,6 +85,12 @@ $(ORACLE)/.done: .venv/bin/python tests/exporters/oracle_env/requirements.txt
 # What the agent costs at defaults; figures, not a test.
 bench: .venv/.test
 	$(BIN)/python bench/agent_cost.py
+
+# What sending costs, beside OpenTelemetry's and SkyWalking's own.
+bench-exporters: .venv/.test $(ORACLE)/.done
+	@test -x .cache/otel/bin/python || $(BIN)/python -m venv .cache/otel
+	@.cache/otel/bin/python -m pip install --quiet --disable-pip-version-check opentelemetry-sdk==1.45.1 opentelemetry-exporter-zipkin-json==1.45.1
+	$(BIN)/python bench/exporter_cost.py
 
 clean:
 	rm -rf .venv .cache dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

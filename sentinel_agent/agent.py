@@ -41,6 +41,7 @@ from sentinel_agent.status import StatusWriter
 from sentinel_agent.store.limits import encode_limits, stored_limits
 from sentinel_agent.tap.capture import RequestsCapture
 from sentinel_agent.tap.probe import ProxyProbe
+from sentinel_agent.tap.spans import spans_of
 from sentinel_agent.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -57,11 +58,12 @@ if TYPE_CHECKING:
     from sentinel_agent.core.limits import LimitRecord
     from sentinel_agent.core.model import Reading
     from sentinel_agent.core.rule import Rule
+    from sentinel_agent.proxy.records import RequestRecord
     from sentinel_agent.recorder.ring import Batch
     from sentinel_agent.recorder.spool import Spool
     from sentinel_agent.sampler import TargetSeries
     from sentinel_agent.store.store import Store
-    from sentinel_agent.tap.hub import TapHub
+    from sentinel_agent.tap.hub import TapHub, WorkerView
     from sentinel_agent.watchlist import WatchRequest
 
 log = logging.getLogger(__name__)
@@ -111,12 +113,14 @@ class Agent:
         self._stop = asyncio.Event()
         self._troubles: Counter[str] = Counter()
         self._disk = DiskThread()
+        self._instance = settings.target.instance or socket.gethostname()
         self._registry = load_registry()
         self._captures = load_captures(clock=clock)
         self._tap = tap
         if tap is not None:
             self._registry.factories["proxy"] = partial(ProxyProbe, tap)
             self._captures.captures["requests"] = RequestsCapture(tap, clock)
+            tap.on_records = self._on_requests
         self._engine = RuleEngine(rules_of(loaded), cpu_max=settings.capture.cpu_max)
         self._sampler = Sampler(clock, settings.sampler.interval, self._on_tick)
         self._postmortem = Postmortem(settings.postmortem)
@@ -235,6 +239,17 @@ class Agent:
             task.cancel()
         if late:
             await asyncio.wait(late)
+
+    def _on_requests(self, worker: WorkerView, records: tuple[RequestRecord, ...]) -> None:
+        """Requests of the embedded proxy are over: those that are sampled leave the house as spans."""
+        if not self.exports.wants("spans"):
+            return
+        for record in records:
+            try:
+                spans = spans_of(record, worker.hello.service, self._instance)
+            except ValueError:  # no worker of ours says such a thing, and the others' spans are sound
+                continue
+            self.exports.offer("spans", spans)
 
     # -- ticking ---------------------------------------------------------------------------------------------
 

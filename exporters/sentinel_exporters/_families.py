@@ -107,12 +107,12 @@ def requests(rows: Mapping[tuple[str, ...], Histogram]) -> Iterator[Metric]:
     """Durations of requests, from spans."""
     server = HistogramMetricFamily(
         "sentinel_http_server_request_duration_seconds",
-        "Duration of requests that were served, by service and class of status code.",
+        "Duration of sampled requests that were served, by service and class of status code.",
         labels=("service", "code"),
     )
     client = HistogramMetricFamily(
         "sentinel_http_client_request_duration_seconds",
-        "Duration of requests that were sent on, by service, class of status code and peer.",
+        "Duration of sampled requests that were sent on, by service, class of status code and peer.",
         labels=("service", "code", "peer"),
     )
     for (kind, service, code, peer), histogram in sorted(rows.items()):

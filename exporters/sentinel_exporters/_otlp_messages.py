@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -21,6 +22,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AGGREGATION_TEMPORALITY_CUMULATIVE,
+    AGGREGATION_TEMPORALITY_DELTA,
     Gauge,
     Metric,
     NumberDataPoint,
@@ -44,6 +46,8 @@ Facts = dict[str, "AttributeValue"]
 
 _SCOPE = InstrumentationScope(name="sentinel_agent")
 _LARGEST = 2**63 - 1
+_LONG = 100
+"""Characters of a value that are worth keeping for the next span."""
 
 
 def traces(groups: Iterable[tuple[Facts, list[SpanFacts]]]) -> bytes:
@@ -125,15 +129,22 @@ def _span(found: SpanFacts) -> Span:
 
 def _metric(each: Points) -> Metric:
     points = [
-        NumberDataPoint(attributes=_attributes(attributes), time_unix_nano=int(time * 1e9), as_double=value)
-        for attributes, time, value in each.points
+        NumberDataPoint(
+            attributes=_attributes(point.attributes),
+            start_time_unix_nano=int(point.since * 1e9),
+            time_unix_nano=int(point.time * 1e9),
+            as_double=point.value,
+        )
+        for point in each.points
     ]
     described = Metric(name=each.metric.name, unit=each.metric.unit, description=each.description)
-    if each.metric.adds:
-        total = Sum(data_points=points, aggregation_temporality=AGGREGATION_TEMPORALITY_CUMULATIVE)
-        described.sum.CopyFrom(total)
-    else:
+    shape = each.metric.shape
+    if shape == "gauge":
         described.gauge.CopyFrom(Gauge(data_points=points))
+        return described
+    temporality = AGGREGATION_TEMPORALITY_DELTA if shape == "counter" else AGGREGATION_TEMPORALITY_CUMULATIVE
+    total = Sum(data_points=points, aggregation_temporality=temporality, is_monotonic=shape != "updown")
+    described.sum.CopyFrom(total)
     return described
 
 
@@ -158,7 +169,18 @@ def _resource(facts: Facts) -> Resource:
 
 
 def _attributes(facts: Mapping[str, AttributeValue]) -> list[KeyValue]:
-    return [KeyValue(key=sound(name), value=_value(value)) for name, value in facts.items()]
+    return [
+        _pair(name, value) if isinstance(value, str) and len(value) > _LONG else _known_pair(name, value)
+        for name, value in facts.items()
+    ]
+
+
+def _pair(name: str, value: AttributeValue) -> KeyValue:
+    return KeyValue(key=sound(name), value=_value(value))
+
+
+_known_pair = lru_cache(maxsize=4096, typed=True)(_pair)
+"""Most attributes of most spans are the same few. Typed, because True == 1 == 1.0."""
 
 
 def _value(value: AttributeValue) -> AnyValue:

@@ -6,6 +6,7 @@ where processes are started, and its newest release lacks the messages altogethe
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sentinel_exporters._common import as_text
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _TYPES: dict[SpanKind, int] = {"server": 0, "client": 1, "internal": 2}  # Entry, Exit, Local
 _HTTP = 3
+_LONG = 100
+"""Characters of a value that are worth keeping for the next span."""
 _TAGS = {
     "http.request.method": "http.method",
     "http.response.status_code": "http.status_code",
@@ -29,7 +32,17 @@ _TAGS = {
 
 def pairs(field: int, values: Mapping[str, str]) -> bytes:
     """KeyStringValuePair*, in the order given."""
-    return b"".join(message(field, text(1, key), text(2, value)) for key, value in values.items())
+    return b"".join(
+        (_pair if len(value) > _LONG else _known_pair)(field, key, value) for key, value in values.items()
+    )
+
+
+def _pair(field: int, key: str, value: str) -> bytes:
+    return message(field, text(1, key) + text(2, value))
+
+
+_known_pair = lru_cache(maxsize=4096)(_pair)
+"""Most tags of most spans are the same few."""
 
 
 def segment(
@@ -76,8 +89,8 @@ def _span(span: Span, place: tuple[int, int], component: int) -> bytes:
             *(
                 message(
                     13,
-                    number(1, event.time // 1_000_000),
-                    pairs(
+                    number(1, event.time // 1_000_000)
+                    + pairs(
                         2,
                         {
                             "event": event.name,
@@ -87,7 +100,7 @@ def _span(span: Span, place: tuple[int, int], component: int) -> bytes:
                 )
                 for event in span.events
             ),
-            message(13, number(1, end), pairs(2, failure)) if failure else b"",
+            message(13, number(1, end) + pairs(2, failure)) if failure else b"",
             number(14, bool(own and own.skip_analysis)),
         )
     )
@@ -123,7 +136,7 @@ def meters(service: str, instance: str, time: int, values: Mapping[str, float]) 
     found: list[bytes] = []
     for name, value in values.items():
         who = b"" if found else text(3, service) + text(4, instance) + number(5, time)
-        found.append(message(1, message(1, text(1, name), double(3, value)), who))
+        found.append(message(1, message(1, text(1, name) + double(3, value)) + who))
     return b"".join(found)
 
 
@@ -144,7 +157,7 @@ def event(
     return b"".join(
         (
             text(1, uuid),
-            message(2, text(1, service), text(2, instance)),
+            message(2, text(1, service) + text(2, instance)),
             text(3, name),
             number(4, error),
             text(5, words),
@@ -172,7 +185,7 @@ def log(
             number(1, time),
             text(2, service),
             text(3, instance),
-            message(5, text(1, "TEXT"), message(2, text(1, words))),
+            message(5, text(1, "TEXT") + message(2, text(1, words))),
             message(6, text(1, trace_id)) if trace_id else b"",
             message(7, pairs(1, tags)),
             text(8, layer),

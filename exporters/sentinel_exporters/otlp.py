@@ -9,7 +9,7 @@ for without a word. The messages are the same (package opentelemetry-proto), que
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed, LimitReached
 from sentinel_agent.core.metrics import METRICS, unit_of
@@ -36,25 +36,43 @@ if TYPE_CHECKING:
 _PATHS: dict[Signal, str] = {"spans": "/v1/traces", "metrics": "/v1/metrics", "events": "/v1/logs"}
 _KINDS = {"internal": 1, "server": 2, "client": 3}
 _STATUS = {"unset": 0, "ok": 1, "error": 2}
+_TARGETS_KEPT = 1000
+"""Targets whose last tick is remembered, from which a counter's next value is counted."""
 _INFO, _WARN, _ERROR = (9, "INFO"), (13, "WARN"), (17, "ERROR")
 
 
+Shape = Literal["gauge", "updown", "counter", "total"]
+
+
 class Named(NamedTuple):
-    """A metric by OpenTelemetry's conventions: `factor` converts our unit; `adds` says it is an UpDownCounter."""
+    """A metric by OpenTelemetry's conventions: `factor` converts our unit; `shape` is the instrument.
+
+    A counter's value is what was counted since the tick before (delta temporality).
+    """
 
     name: str
     unit: str
     factor: float = 1.0
-    adds: bool = False
+    shape: Shape = "gauge"
+    generation: int | None = None
 
 
 NAMES: dict[str, Named] = {
     "cpu_limit": Named("process.cpu.utilization", "1", 0.01),
-    "rss": Named("process.memory.usage", "By", adds=True),
-    "threads": Named("process.thread.count", "{thread}", adds=True),
-    "fds": Named("process.unix.file_descriptor.count", "{file_descriptor}", adds=True),
+    "rss": Named("process.memory.usage", "By", shape="updown"),
+    "threads": Named("process.thread.count", "{thread}", shape="updown"),
+    "fds": Named("process.unix.file_descriptor.count", "{file_descriptor}", shape="updown"),
     "cpu": Named("sentinel.cpu.usage", "{cpu}", 0.01),
     "tasks": Named("sentinel.asyncio.task.count", "{task}"),
+    **{
+        f"gc_{ours}_gen{number}": Named(f"cpython.gc.{theirs}", unit, shape="counter", generation=number)
+        for number in range(3)
+        for ours, theirs, unit in (
+            ("collections", "collections", "{collection}"),
+            ("collected", "collected_objects", "{object}"),
+            ("uncollectable", "uncollectable_objects", "{object}"),
+        )
+    },
 }
 """What has a name by convention, or a better one than ours. `process.cpu.utilization` is of the CPUs that the process may
 use, which is our `cpu_limit`; `cpu` is in cores."""
@@ -88,6 +106,7 @@ class OtlpExporter:
         self._make = _otlp_messages
         self._http = HttpSender(options, context, "otlp")
         self._base = options.url.rstrip("/")
+        self._ticked: dict[Any, float] = {}
         self._agent = {
             "service.name": "sentinel-agent",
             "service.version": context.version,
@@ -100,7 +119,7 @@ class OtlpExporter:
             found = [span for item in items if isinstance(item, tuple) for span in item if span.sampled]
             return self._make.traces(_by_service(found)) if found else None
         if signal == "metrics":
-            return self._make.metrics([*_target_points(items), *self._agent_points(items)])
+            return self._make.metrics([*self._target_points(items), *self._agent_points(items)])
         events: list[ExportedEvent] = [
             item for item in items if not isinstance(item, tuple | ReadingSet | AgentReading)
         ]
@@ -118,6 +137,27 @@ class OtlpExporter:
         """Close the connections."""
         await self._http.close()
 
+    def _target_points(self, items: Iterable[Item]) -> list[tuple[dict[str, AttributeValue], list[Points]]]:
+        targets: dict[Any, tuple[Target, dict[str, Points]]] = {}
+        for item in items:
+            if not isinstance(item, ReadingSet):
+                continue
+            key = (item.target.id, item.target.role)
+            before = self._ticked.pop(key, item.time)
+            _, series = targets.setdefault(key, (item.target, {}))
+            for metric, value in item.values.items():
+                known = named(metric)
+                generation: dict[str, AttributeValue] = (
+                    {} if known.generation is None else {"cpython.gc.generation": known.generation}
+                )
+                since = before if known.shape == "counter" else 0.0
+                points = series.setdefault(known.name, Points(known, _description(metric), []))
+                points.points.append(Point(item.time, value * known.factor, generation, since))
+            self._ticked[key] = item.time
+        while len(self._ticked) > _TARGETS_KEPT:
+            del self._ticked[next(iter(self._ticked))]
+        return [(target_facts(target), list(series.values())) for target, series in targets.values()]
+
     def _agent_points(self, items: Iterable[Item]) -> list[tuple[dict[str, AttributeValue], list[Points]]]:
         own = [item for item in items if isinstance(item, AgentReading)]
         if not own:
@@ -127,27 +167,38 @@ class OtlpExporter:
             Points(
                 Named(f"sentinel.agent.{name}", "1"),
                 "What the agent says of itself.",
-                [({}, item.time, item.values[name]) for item in own if name in item.values],
+                [Point(item.time, item.values[name]) for item in own if name in item.values],
             )
             for name in names
         ]
         lost = [
-            ({"exporter": exporter, "signal": signal, "reason": reason}, own[-1].time, float(count))
+            Point(own[-1].time, float(count), {"exporter": exporter, "signal": signal, "reason": reason})
             for exporter, signal, reason, count in own[-1].exports
         ]
         if lost:
             points.append(
-                Points(Named("sentinel.export.dropped", "{item}", adds=True), "Items lost, by reason.", lost)
+                Points(
+                    Named("sentinel.export.dropped", "{item}", shape="total"), "Items lost, by reason.", lost
+                )
             )
         return [(dict(self._agent), points)]
 
 
+class Point(NamedTuple):
+    """A value at one time; `since` is where it began to be counted. Seconds since the epoch."""
+
+    time: float
+    value: float
+    attributes: Mapping[str, AttributeValue] = {}
+    since: float = 0.0
+
+
 class Points(NamedTuple):
-    """A metric with its points: (attributes, seconds since the epoch, value)."""
+    """A metric with its points."""
 
     metric: Named
     description: str
-    points: Sequence[tuple[Mapping[str, AttributeValue], float, float]]
+    points: list[Point]
 
 
 def named(metric: str) -> Named:
@@ -157,22 +208,6 @@ def named(metric: str) -> Named:
         return known
     unit, factor = _UNITS.get(unit_of(metric), ("1", 1.0))
     return Named(f"sentinel.{metric}", unit, factor)
-
-
-def _target_points(items: Iterable[Item]) -> list[tuple[dict[str, AttributeValue], list[Points]]]:
-    targets: dict[Any, tuple[Target, dict[str, list[tuple[Mapping[str, AttributeValue], float, float]]]]] = {}
-    for item in items:
-        if isinstance(item, ReadingSet):
-            _, series = targets.setdefault((item.target.id, item.target.role), (item.target, {}))
-            for metric, value in item.values.items():
-                series.setdefault(metric, []).append(({}, item.time, value * named(metric).factor))
-    return [
-        (
-            target_facts(target),
-            [Points(named(metric), _description(metric), points) for metric, points in series.items()],
-        )
-        for target, series in targets.values()
-    ]
 
 
 def _description(metric: str) -> str:

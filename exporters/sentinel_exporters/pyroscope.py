@@ -68,17 +68,13 @@ class PyroscopeExporter:
 
     def _request(self, parcel: Parcel) -> bytes:
         """A PushRequest."""
-        return b"".join(
-            message(
-                1,
-                *(
-                    message(1, text(1, name), text(2, value))
-                    for name, value in self._of(parcel, each).items()
-                ),
-                message(2, message(1, read_file(parcel, each.name)), text(2, _sample_id(parcel, each))),
-            )
-            for each in _profiles(parcel)
-        )
+        series = []
+        for each in _profiles(parcel):
+            pairs = self._of(parcel, each).items()
+            labels = b"".join(message(1, text(1, name) + text(2, value)) for name, value in pairs)
+            sample = message(1, read_file(parcel, each.name)) + text(2, _sample_id(parcel, each))
+            series.append(message(1, labels + message(2, sample)))
+        return b"".join(series)
 
     def _of(self, parcel: Parcel, artifact: Artifact) -> dict[str, str]:
         """The labels, in the order of their names, as Pyroscope keeps them."""

@@ -99,7 +99,10 @@ class Hub:
         return signal in self._lines or signal in self._views
 
     def offer(self, signal: Signal, item: Item) -> None:
-        """Hand an item to everyone who wants the signal. Microseconds, never waits, never raises; any thread."""
+        """Hand an item to everyone who wants the signal. Microseconds, never waits, never raises; any thread.
+
+        A group of no spans is nothing.
+        """
         for line in self._lines.get(signal, ()):
             line.offer(item)
         for view in self._views.get(signal, ()):

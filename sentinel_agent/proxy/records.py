@@ -9,7 +9,8 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One request. `time` is its start in seconds since the epoch, durations are in seconds.
 
     `upstream_seconds` is the time from the first try to the answer's head; `flags` is a code of `flags.py`.
-    Ids are hexadecimal; `span` is the proxy's server span, `client_span` the one that the upstream was told.
+    Ids are hexadecimal; `span` is the proxy's server span, `client_span` the one that the upstream was told. `sw8` is the
+    header of a caller that speaks SkyWalking, as it came.
     """
 
     time: float
@@ -34,3 +35,4 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     parent: str = ""
     client_span: str = ""
     sampled: bool = False
+    sw8: str = ""

@@ -284,7 +284,8 @@ class Worker:
             f"{place.context.trace_id:032x}" if place is not None else "",
         )
         if sampled and place is not None:
-            record = record_with_spans(record, place.server, place.parent, place.context.span_id)
+            caller = head.fields.get(b"sw8", b"").decode("latin-1")
+            record = record_with_spans(record, place.server, place.parent, place.context.span_id, caller)
         self.keep(record, notable=notable)
 
     def keep(self, record: RequestRecord, *, notable: bool) -> None:
@@ -295,7 +296,9 @@ class Worker:
             self._tap.keep(record)
 
 
-def record_with_spans(record: RequestRecord, span: int, parent: int, client: int) -> RequestRecord:
+def record_with_spans(
+    record: RequestRecord, span: int, parent: int, client: int, sw8: str = ""
+) -> RequestRecord:
     """The record of a sampled request."""
     return msgspec.structs.replace(
         record,
@@ -303,4 +306,5 @@ def record_with_spans(record: RequestRecord, span: int, parent: int, client: int
         parent=f"{parent:016x}" if parent else "",
         client_span=f"{client:016x}",
         sampled=True,
+        sw8=sw8,
     )

@@ -129,7 +129,7 @@ class TapHub:
     ) -> None:
         self._listener = listener
         self._clock = clock
-        self._on_records = on_records
+        self.on_records = on_records
         self._workers: dict[int, WorkerView] = {}
         self._connections = 0
         self.refused = 0
@@ -172,7 +172,7 @@ class TapHub:
                     if any(each.requests < 0 for each in batch.counts):
                         raise ValueError("a negative count")  # noqa: TRY301
                     view.take(batch, self._clock.monotonic())
-                    self._on_records(view, batch.records)
+                    self.on_records(view, batch.records)
             except EOFError:
                 pass
             except (OSError, ValueError):

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import yaml
 
 from sentinel_agent.cli import _VERBS
 from sentinel_agent.config.decode import Decoder
+from sentinel_agent.config.schema import written
+from sentinel_agent.config.settings import Settings
 from sentinel_agent.core.metrics import METRICS
 from sentinel_agent.core.rule import RuleFile
+from sentinel_agent.export.base import ExporterOptions
+from sentinel_agent.export.registry import installed
 from tools.draw_states import PAGE, page
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,3 +50,20 @@ def test_every_link_leads_somewhere() -> None:
     for page_path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page_path.read_text()):
             assert (page_path.parent / target).exists(), (page_path.name, target)
+
+
+def test_the_exporters_page_can_be_pasted() -> None:
+    """Every example is valid, every option that all exporters have is in the table with its default, every kind has a part."""
+    page_text = (ROOT / "docs" / "exporters.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", page_text, re.DOTALL)
+    assert len(examples) == 8
+    for example in examples:
+        decoder = Decoder(lambda _: "docs/exporters.md")
+        assert decoder.decode(Settings, yaml.safe_load(example)) is not None, decoder.faults
+    for kind in installed():
+        assert f"\n## {kind}\n" in page_text
+        assert f"| `{kind}` |" in page_text
+    table = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page_text, re.MULTILINE))
+    for field in msgspec.structs.fields(ExporterOptions):
+        if field.name not in ("kind", "signals"):
+            assert table[field.name] == written(field.type, field.default), field.name

@@ -120,6 +120,28 @@ def test_readings_have_the_names_of_the_conventions() -> None:
     assert (lost.as_double, plain(lost.attributes)["reason"]) == (7.0, "spool_full")
 
 
+def test_what_is_counted_since_the_last_tick_is_a_delta() -> None:
+    """Garbage collections: one metric with the generation as attribute, each value from the tick before to its own."""
+    exporter = made()
+    for second in (0, 1):
+        exporter.encode("metrics", [readings(NOW + second, gc_collections_gen0=1.0)])
+    found = exporter.encode("metrics", [readings(NOW + 2, gc_collections_gen0=3.0, gc_collections_gen2=1.0)])
+    assert found is not None
+    (resource,) = ExportMetricsServiceRequest.FromString(found).resource_metrics
+    (metric,) = resource.scope_metrics[0].metrics
+    assert (metric.name, metric.unit, metric.sum.is_monotonic) == (
+        "cpython.gc.collections",
+        "{collection}",
+        True,
+    )
+    assert metric.sum.aggregation_temporality == 1  # delta
+    youngest, oldest = metric.sum.data_points
+    assert (youngest.as_double, plain(youngest.attributes)) == (3.0, {"cpython.gc.generation": 0})
+    assert (oldest.as_double, plain(oldest.attributes)) == (1.0, {"cpython.gc.generation": 2})
+    assert youngest.start_time_unix_nano == int((NOW + 1) * 1e9)
+    assert youngest.time_unix_nano == int((NOW + 2) * 1e9)
+
+
 def test_events_are_log_records_with_a_name() -> None:
     """All records of an incident have one trace, the same that Zipkin shows; severity says what was lost."""
     sealed = incident()

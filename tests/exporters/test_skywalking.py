@@ -43,6 +43,13 @@ def decoded(kind: str, messages: Sequence[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def segments(calls: dict[str, list[bytes]]) -> list[dict[str, Any]]:
+    """The segments of a batch's only message."""
+    (collection,) = decoded("SegmentCollection", calls["TraceSegmentReportService"])
+    found: list[dict[str, Any]] = collection["segments"]
+    return found
+
+
 def made(port: int = 11800, **changes: Any) -> SkyWalkingExporter:
     return SkyWalkingExporter(options(Options, address=f"127.0.0.1:{port}", **changes), context())
 
@@ -60,7 +67,7 @@ def calls(signal: Signal, *items: Any) -> dict[str, list[bytes]]:
 def test_a_proxied_request_is_one_segment() -> None:
     """An Entry and an Exit, one below the other, with the tags that SkyWalking looks for and the peer that was dialled."""
     server, client = group(7)
-    (found,) = decoded("SegmentObject", calls("spans", (server, client))["TraceSegmentReportService"])
+    (found,) = segments(calls("spans", (server, client)))
     assert found["traceId"] == server.trace_id
     assert found["traceSegmentId"] == client.span_id
     assert (found["service"], found["serviceInstance"]) == ("gateway", "host-1")
@@ -91,7 +98,7 @@ def test_a_caller_that_speaks_sw8_is_referred_to() -> None:
         status_message="reset",
         skywalking=SkyWalking("trace.7", "mine.1", 1, 0),
     )
-    (found,) = decoded("SegmentObject", calls("spans", (entry, leave))["TraceSegmentReportService"])
+    (found,) = segments(calls("spans", (entry, leave)))
     assert (found["traceId"], found["traceSegmentId"]) == ("trace.7", "mine.1")
     assert found["spans"][0]["refs"] == [
         {
@@ -232,7 +239,7 @@ def test_whatever_a_target_names_it_is_a_message() -> None:
         )
         for name in names
     ]
-    found = decoded("SegmentObject", calls("spans", *groups)["TraceSegmentReportService"])
+    found = segments(calls("spans", *groups))
     assert [each["service"] for each in found] == ["", "\x00", "?", "é" * 3000, '"\n']
     (collection,) = decoded("MeterDataCollection", [meters("s", "i", 2**60, {"zero": 0.0, "minus": -1.5})])
     assert [each["singleValue"]["value"] for each in collection["meterData"]] == [0.0, -1.5]
@@ -264,21 +271,21 @@ async def test_a_grpcio_server_takes_every_call() -> None:
             assert body is not None
             async with asyncio.timeout(30):
                 answer = await exporter.send(signal, body)  # type: ignore[arg-type]  # as above
-            assert answer == f"OK: {len(items)} messages"
+            assert answer == f"OK: {1 if signal == 'spans' else len(items)} messages"
         body = exporter.encode("events", [IncidentSealed(NOW, incident(), "folder")])
         assert body is not None
         with pytest.raises(SendError, match="LogReportService/collect: UNIMPLEMENTED") as raised:
             await exporter.send("events", body)
         assert raised.value.blame == "refused"
         await exporter.close()
-    assert len(got) == 1 + 300 + 3 + 1 + 1
+    assert len(got) == 1 + 1 + 3 + 1 + 1
     assert [each["method"] for each in got].count("properties") == 1
     assert got[0]["method"] == "properties"
     facts = {each["key"]: each["value"] for each in got[0]["message"]["properties"]}
     assert facts["language"] == "python"
     assert {each["metadata"]["authentication"] for each in got} == {"s3cret"}
-    segments = [each["message"]["traceId"] for each in got if each["method"] == "segment"]
-    assert segments == [f"{number:032x}" for number in range(1, 301)]
+    (batch,) = [each["message"]["segments"] for each in got if each["method"] == "segments"]
+    assert [each["traceId"] for each in batch] == [f"{number:032x}" for number in range(1, 301)]
 
 
 async def test_an_instance_is_kept_alive() -> None:

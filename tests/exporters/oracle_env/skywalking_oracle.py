@@ -19,7 +19,7 @@ from skywalking.protocol.logging import Logging_pb2
 from skywalking.protocol.management import Management_pb2, Management_pb2_grpc
 
 MESSAGES = {
-    "SegmentObject": Tracing_pb2.SegmentObject,
+    "SegmentCollection": Tracing_pb2.SegmentCollection,
     "MeterDataCollection": Meter_pb2.MeterDataCollection,
     "Event": Event_pb2.Event,
     "LogData": Logging_pb2.LogData,
@@ -62,7 +62,7 @@ def serve():
         (
             Tracing_pb2_grpc.TraceSegmentReportServiceServicer,
             Tracing_pb2_grpc.add_TraceSegmentReportServiceServicer_to_server,
-            {"collect": stream("segment")},
+            {"collectInSync": single("segments")},
         ),
         (
             Meter_pb2_grpc.MeterReportServiceServicer,
