@@ -1,7 +1,7 @@
 // The watched processes, and one of them live.
 
 import { ApiError, get, post } from "./api.js";
-import { h, reading } from "./dom.js";
+import { h, reading, shortPath } from "./dom.js";
 import { readTimeline } from "./profile.js";
 import { StackExplorer } from "./stacks.js";
 
@@ -163,12 +163,12 @@ export async function rulesPage(main, repeat, signal) {
               return h(
                 "tr",
                 {},
-                h("td", {}, h("b", {}, view.rule), h("div", { class: "faint" }, view.source)),
+                h("td", {}, h("b", {}, view.rule), h("div", { class: "faint", title: view.source }, shortPath(view.source))),
                 h("td", {}, view.target ?? "–", view.pid ? h("div", { class: "faint" }, `pid ${view.pid}`) : ""),
                 h("td", {}, h("span", { class: `tag ${view.state === "firing" ? "hot" : view.explanation.can_fire ? "" : "bad"}` }, view.explanation.can_fire ? view.state : "cannot fire")),
                 h("td", { class: "right" }, reading(view.value, unit)),
                 h("td", { class: "right" }, reading(view.baseline, unit)),
-                h("td", {}, view.explanation.now, view.explanation.fires_when?.length ? h("div", { class: "faint" }, `fires when ${view.explanation.fires_when.join(" or ")}`) : "", view.fires ? h("div", { class: "faint" }, `fired ${view.fires} times within its period`) : ""),
+                h("td", {}, view.explanation.now, view.explanation.fires_when?.length ? h("div", { class: "faint" }, `fires when ${view.explanation.fires_when.join(" or ")}`) : "", view.fires ? h("div", { class: "faint" }, `fired ${view.fires === 1 ? "once" : `${view.fires} times`} within its period`) : ""),
               );
             }),
           ),
