@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SERVICE = Path(__file__).with_name("leaking_service.py")
-LEAK_LINE = 16
+LEAK_LINE = 19
 MIB = 1024**2
 
 
@@ -188,9 +188,11 @@ async def test_a_stopped_target_is_left_alone(tmp_path: Path) -> None:
 async def test_a_thread_that_never_gives_up_the_gil_is_not_interrupted(tmp_path: Path) -> None:
     """One long call in C: there is no safe moment, so nothing is run, and the message says why."""
     busy = "print('ready', flush=True); sum(range(10**12))"
-    with running(sys.executable, "-c", busy) as process:
-        with pytest.raises(TargetError, match="no safe moment"):
-            await TracemallocCapture().capture(plan(process.pid, tmp_path))
+    with (
+        running(sys.executable, "-c", busy) as process,
+        pytest.raises(TargetError, match="no safe moment"),
+    ):
+        await TracemallocCapture().capture(plan(process.pid, tmp_path))
 
 
 HOSTILE = {
