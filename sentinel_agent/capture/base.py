@@ -60,7 +60,8 @@ class CapturePlan:
     `recording` the stacks of the flight recorder, None where nothing is recorded. `tail` is how many seconds after
     the trigger a capture of what is recorded anyway should wait for. `ended` is how the target ended, if it has: then
     nothing can be read of it, and its pid may be another's. `max_pause` is for how many seconds it may be stopped at once,
-    if the spec asks for a pause.
+    if the spec asks for a pause, and for how many code of ours may hold its GIL at once; `allow_injection` whether such
+    code may be run in the target at all.
     """
 
     target: Target
@@ -75,6 +76,7 @@ class CapturePlan:
     tail: float = 0.0
     ended: str | None = None
     max_pause: float = 0.0
+    allow_injection: bool = False
 
     @property
     def duration(self) -> float:
@@ -100,11 +102,16 @@ class CapturedFile:
 
 @dataclass(frozen=True, slots=True)
 class CaptureResult:
-    """What a capture made. `pause_us` is the longest time that the target was stopped at once."""
+    """What a capture made.
+
+    `pause_us` is the longest time that the target was stopped at once, `gil_hold_us` the longest that code of ours held its
+    GIL at once.
+    """
 
     files: tuple[CapturedFile, ...]
     pause_us: int = 0
     lost_samples: int = 0
+    gil_hold_us: int = 0
     note: str = ""
 
 

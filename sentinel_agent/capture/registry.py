@@ -16,6 +16,7 @@ from sentinel_agent.capture.profile import ProfileCapture
 from sentinel_agent.capture.series import SeriesCapture
 from sentinel_agent.capture.stacks import StacksCapture, look
 from sentinel_agent.capture.tasks import TasksCapture
+from sentinel_agent.capture.tracemalloc import TracemallocCapture
 from sentinel_agent.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def load_captures(*, clock: Clock | None = None, plugs: Iterable[Plug] | None = 
         ("tasks", TasksCapture),
         ("process", lambda: ProcessCapture(clock=clock)),
         ("series", SeriesCapture),
+        ("tracemalloc", lambda: TracemallocCapture(clock=clock)),
     ]
     strangers = entry_points(group=GROUP) if plugs is None else plugs
     factories += [(plug.name, partial(_construct, plug)) for plug in strangers]

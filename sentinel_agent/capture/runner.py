@@ -10,7 +10,7 @@ import asyncio
 import shutil
 from collections import Counter
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,6 +129,7 @@ class CaptureRunner:
                 seconds=round(self._clock.monotonic() - began, 6),
                 pause_us=result.pause_us,
                 lost_samples=result.lost_samples,
+                gil_hold_us=result.gil_hold_us,
             )
         return report, result.files
 
@@ -136,14 +137,14 @@ class CaptureRunner:
         self, order: _Order, spec: CaptureSpec, capture: Capture
     ) -> tuple[CaptureStatus, str, CaptureResult]:
         staging = order.folder / f".capture-{spec.kind}"
-        plan = self._plan(order, spec, staging)
+        plan = self._plan(order, spec, staging, capture)
         nothing = CaptureResult(())
         try:
             staging.mkdir(mode=0o700)
             async with asyncio.timeout(plan.deadline):
                 result = await capture.capture(plan)
             files = tuple(_keep(result.files, plan, order.folder))
-            return "ok", result.note, CaptureResult(files, result.pause_us, result.lost_samples)
+            return "ok", result.note, replace(result, files=files)
         except TimeoutError:
             return "timeout", f"did not end within {format_duration(plan.deadline)}", nothing
         except NoSuchTargetError as error:
@@ -156,11 +157,11 @@ class CaptureRunner:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _plan(self, order: _Order, spec: CaptureSpec, staging: Path) -> CapturePlan:
+    def _plan(self, order: _Order, spec: CaptureSpec, staging: Path, capture: Capture) -> CapturePlan:
         settings = self._settings
         filled = msgspec.structs.replace(
             spec,
-            duration=spec.duration or settings.profile_duration,
+            duration=spec.duration or getattr(capture, "duration", settings.profile_duration),
             rate=spec.rate or settings.profile_rate,
             max_bytes=spec.max_bytes or settings.max_bytes,
         )
@@ -177,6 +178,7 @@ class CaptureRunner:
             tail=0.0 if order.ended else spec.duration or 0.0,
             ended=order.ended,
             max_pause=settings.max_pause,
+            allow_injection=settings.allow_injection,
         )
 
     @asynccontextmanager

@@ -41,7 +41,7 @@ class Invocation:
 
 
 def common_options(verb: F) -> F:
-    """Add `--config`, `--data-dir`, `--listen`, `--rules` and `--service`; the verb gets an `Invocation` first."""
+    """Add `--config`, `--data-dir`, `--listen`, `--rules`, `--service` and `--allow-injection`; the verb gets an `Invocation` first."""
     return _with_options(verb, invoke)
 
 
@@ -62,6 +62,11 @@ def _with_options(verb: F, prepare: Callable[[ConfigInputs], Invocation]) -> F:
         "--rules", "rule_files", type=path, multiple=True, metavar="F", help="Rule file; may be repeated."
     )
     @click.option("--service", metavar="NAME", help="What the watched service is called.")
+    @click.option(
+        "--allow-injection",
+        is_flag=True,
+        help="Captures that need it may run a small piece of code in the target (tracemalloc).",
+    )
     @functools.wraps(verb)
     def wrapped(
         *args: Any,
@@ -70,9 +75,16 @@ def _with_options(verb: F, prepare: Callable[[ConfigInputs], Invocation]) -> F:
         listen: str | None,
         rule_files: tuple[Path, ...],
         service: str | None,
+        allow_injection: bool,
         **options: Any,
     ) -> Any:
-        given = {"data_dir": data_dir and str(data_dir), "listen": listen, "target.service": service}
+        given: dict[str, Any] = {
+            "data_dir": data_dir and str(data_dir),
+            "listen": listen,
+            "target.service": service,
+        }
+        if allow_injection:
+            given["capture.allow_injection"] = True
         named = os.environ.get(CONFIG_VARIABLE)
         inputs = ConfigInputs(
             files=config or ((Path(named),) if named else ()),

@@ -145,7 +145,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             gt=0,
             le=5,
-            description="longest time that a capture with `pause: true` may stop its target at once",
+            description="longest time that a capture with `pause: true` may stop its target at once, or one that runs code in it may hold its GIL",
         ),
     ] = 0.1
     cpu_max: Annotated[
@@ -154,6 +154,12 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_before: Annotated[
         Duration, Meta(ge=1, le=3600, description="how much of the time before the trigger an incident keeps")
     ] = 120.0
+    allow_injection: Annotated[
+        bool,
+        Meta(
+            description="whether captures that need it (`tracemalloc`) may run a small piece of code in the target; all others only read"
+        ),
+    ] = False
     redact: Annotated[bool, Meta(description="hide secrets in captured command lines and environments")] = (
         True
     )

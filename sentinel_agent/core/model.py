@@ -112,6 +112,7 @@ class CaptureReport(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float = 0.0
     pause_us: int = 0
     lost_samples: int = 0
+    gil_hold_us: int = 0
 
 
 class Window(msgspec.Struct, frozen=True):

@@ -122,7 +122,10 @@ class Objects:
         size = self.word(address + objects.ob_size)
         if size > most:
             raise UnreadableError(f"a bytes object of {size} bytes at {address:#x}: at most {most} are read")
-        return must_read(self.memory, address + objects.bytes_sval, size) if size else b""
+        start = address + objects.bytes_sval
+        return b"".join(
+            must_read(self.memory, start + at, min(MAX_READ, size - at)) for at in range(0, size, MAX_READ)
+        )
 
     def integer(self, address: int) -> int:
         """An int of at most 60 bits."""

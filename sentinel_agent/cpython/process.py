@@ -169,9 +169,29 @@ class Interpreter:
             UnreadableError: the list of interpreters cannot be read.
         """
         if self._collector is None:
-            home = self.runtime if self.layout.minor == 8 else self._threads.interpreters()[-1]
+            home = self.runtime if self.layout.minor == 8 else self.main_interpreter()
             self._collector = Collector(self.memory, self.layout, home + self.layout.gc.state)
         return self._collector
+
+    def main_interpreter(self) -> int:
+        """Address of the main interpreter's `PyInterpreterState`. Raises as `sample` does."""
+        return self._threads.interpreters()[-1]
+
+    def sys_bytes(self, name: str, most: int) -> bytes | None:
+        """The bytes object that the main interpreter's `sys` has under `name`, None where there is none.
+
+        Raises:
+            UnreadableError: it is no bytes object, longer than `most`, or cannot be read.
+        """
+        objects = self._objects
+        sysdict = objects.word(self.main_interpreter() + self.layout.interp.sysdict)
+        (address,) = objects.lookup(sysdict, name)
+        if address is None:
+            return None
+        found = objects.type_name(objects.type_of(address))
+        if found != "bytes":
+            raise UnreadableError(f"sys.{name} is of type {found!r}, bytes were expected")
+        return objects.bytes_of(address, most)
 
     def _host_id(self, native_id: int | None) -> int | None:
         """A thread id as our pid namespace numbers it."""

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from sentinel_agent.capture.base import Series, SeriesWindow
     from sentinel_agent.capture.stacks import Stacks
     from sentinel_agent.capture.tasks import TasksDocument
+    from sentinel_agent.capture.tracemalloc import TracemallocDocument
     from sentinel_agent.core.model import Incident
     from sentinel_agent.profile.record import ProfileRecord
 
 MAX_FINDINGS = 20
+_LIBRARY = ("/lib/python3", "<frozen", "/site-packages/", "/dist-packages/")
 _MAX_LINE = 400
 _MAX_EVIDENCE = 8
 
@@ -109,6 +111,7 @@ class Facts:
     stacks: Stacks | None = None
     tasks: TasksDocument | None = None
     process: ProcessFacts | None = None
+    allocations: TracemallocDocument | None = None
     earlier: tuple[EarlierIncident, ...] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
 
@@ -157,3 +160,8 @@ def place(function: str, file: str, line: int) -> str:
     if not file:
         return function
     return f"{function} ({file}:{line})" if line else f"{function} ({file})"
+
+
+def is_library(file: str) -> bool:
+    """Whether a file is of the standard library or of an installed package, as far as its path tells."""
+    return any(part in file for part in _LIBRARY)

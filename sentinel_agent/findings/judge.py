@@ -14,6 +14,7 @@ CHECKS: Mapping[str, Callable[[Facts], Finding | NotKnown | None]] = {
     "death": process.death,
     "blocked_loop": loop.blocked_loop,
     "hottest": work.hottest_function,
+    "allocations": memory.allocations,
     "memory_growth": memory.growth,
     "tasks": loop.alike_tasks,
     "connections": process.connections,

@@ -14,6 +14,7 @@ import msgspec
 from sentinel_agent.capture.base import SeriesWindow
 from sentinel_agent.capture.stacks import Stacks
 from sentinel_agent.capture.tasks import TasksDocument
+from sentinel_agent.capture.tracemalloc import TracemallocDocument
 from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.findings.base import EarlierIncident, Facts, Findings, ProcessFacts
 from sentinel_agent.findings.judge import judge
@@ -142,6 +143,7 @@ def load_facts(folder: Path, incident: Incident, recorded: Recording | None = No
         stacks=document("stacks", "stacks", Stacks),
         tasks=document("tasks", "tasks", TasksDocument),
         process=document("process", "process", ProcessFacts),
+        allocations=document("allocations", "tracemalloc", TracemallocDocument),
         missing=missing,
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sentinel_agent.core.units import format_duration
-from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding, place
+from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding, is_library, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,6 @@ _LEAST_SAMPLES = 4
 _GAP = 2.5  # periods without a sample that end a stretch
 _LOOP_PARTS = ("/asyncio/", "/uvloop/", "uvloop/loop.pyx")
 _LOOP_ROOTS = frozenset({"run_forever", "run_until_complete"})
-_LIBRARY = ("/lib/python3", "<frozen", "/site-packages/", "/dist-packages/")
 _LEAST_SHARE = 0.5
 _MANY_TASKS = 100
 
@@ -135,7 +134,7 @@ def _is_loop(frame: Frame) -> bool:
 
 def _place(callback: list[Frame]) -> tuple[str, str]:
     """The innermost frame of the program's own code, and the innermost of all."""
-    own = next((frame for frame in callback if not any(part in frame.file for part in _LIBRARY)), callback[0])
+    own = next((frame for frame in callback if not is_library(frame.file)), callback[0])
     leaf = callback[0]
     return place(own.function, own.file, own.line), place(leaf.function, leaf.file, leaf.line)
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import TYPE_CHECKING
+
 from sentinel_agent.core.units import format_duration, format_size
-from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding
+from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding, is_library
+
+if TYPE_CHECKING:
+    from sentinel_agent.profile.heap import HeapLine, HeapSite
 
 _MEMORY = ("rss", "rss_limit", "memory_events", "oom_kills")
 _LEAST_GROWTH = 16 * 1024**2
@@ -11,6 +17,40 @@ _LEAST_SHARE = 0.1
 _STORM = 3.0  # full collections a second
 _LONG_PAUSE = 0.1  # seconds
 _LAST = 10  # readings
+_LEAST_ALLOCATED = 1024**2
+
+
+def allocations(facts: Facts) -> Finding | NotKnown | None:
+    """The line of the program's own code that allocated most of what grew while it was traced."""
+    document = facts.allocations
+    if document is None:
+        return facts.not_known("allocations", "allocations")
+    if document.grown_bytes < _LEAST_ALLOCATED or not document.sites:
+        return None
+    sizes: Counter[HeapLine] = Counter()
+    for site in document.sites:
+        sizes[_own_line(site)] += site.bytes
+    line, size = sizes.most_common(1)[0]
+    where = f"{line.file}:{line.line}"
+    share = size / document.grown_bytes
+    largest = next(site for site in document.sites if _own_line(site) == line)
+    calls = " < ".join(f"{each.file}:{each.line}" for each in largest.lines[:4])
+    return finding(
+        "allocations",
+        (60 if facts.about(*_MEMORY) else 35) + 38 * share,
+        f"memory grows at {where}: {format_size(size)} more within {format_duration(document.seconds)}, "
+        f"{share:.0%} of what tracemalloc saw grow",
+        f"allocated by {calls}",
+        f"{format_size(document.grown_bytes)} grew in {document.tracebacks} places; memory outside Python's allocators is not seen",
+        "tracemalloc was on already, by somebody else" if document.was_on else "",
+        next_step="see who keeps what this line makes: a cache or list without a bound, a task that never ends",
+        subject=where,
+    )
+
+
+def _own_line(site: HeapSite) -> HeapLine:
+    """The innermost line of the program's own code, or of all code where none is its own."""
+    return next((line for line in site.lines if not is_library(line.file)), site.lines[0])
 
 
 def growth(facts: Facts) -> Finding | NotKnown | None:
@@ -32,8 +72,10 @@ def growth(facts: Facts) -> Finding | NotKnown | None:
         (60 if about else 30) + min(20, 20 * grown / max(before, 1)),
         f"resident memory grew by {format_size(grown)}, from {format_size(before)} to {format_size(now)}",
         f"it is at {limit.values[-1]:.0f}% of the memory limit" if limit else "",
-        "which line allocated it is not known: no memory capture is in this incident",
-        next_step="add a memory capture to the rule, to learn which line it is",
+        f"which line allocates is not known: {facts.missing.get('allocations', '')}"
+        if facts.allocations is None
+        else "",
+        next_step="let the rule capture `tracemalloc` (it needs capture.allow_injection) to learn which line allocates",
         subject="resident memory",
     )
 
