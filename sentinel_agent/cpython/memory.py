@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Range = tuple[int, int]
 """Address and size in bytes."""
@@ -35,6 +35,40 @@ class UnreadableError(TargetError):
     """What was read makes no sense or could not be read: the target changed under the reader, or is corrupt."""
 
 
+class Gathering:
+    """Ranges that are read together again and again, made ready for the system call once.
+
+    `words` are address and size of each range in turn, as an iovec array has them.
+    """
+
+    __slots__ = ("address", "count", "total", "words")
+
+    def __init__(self, ranges: Iterable[Range] = (), parts: Iterable[Gathering] = ()) -> None:
+        """The ranges, then those of `parts`.
+
+        Raises:
+            UnreadableError: they are more than one call may read, or one can be no range at all.
+        """
+        self.words = array("Q")
+        for address, size in ranges:
+            if not sane(address, size):
+                raise UnreadableError(f"{size} bytes at {address:#x} are no range")
+            self.words.extend((address, size))
+        for part in parts:
+            self.words += part.words
+        self.address, length = self.words.buffer_info()
+        self.count = length // 2
+        self.total = sum(self.words[1::2])
+        if self.count > MAX_RANGES or self.total > MAX_READ:
+            raise UnreadableError(
+                f"{self.total} bytes in {self.count} ranges in one call: at most {MAX_READ} in {MAX_RANGES} are read"
+            )
+
+    def ranges(self) -> list[Range]:
+        """Address and size of each range."""
+        return list(zip(self.words[::2], self.words[1::2], strict=True))
+
+
 class Memory(Protocol):
     """Reads ranges of one address space."""
 
@@ -47,6 +81,10 @@ class Memory(Protocol):
 
     def read_many(self, ranges: Sequence[Range]) -> list[bytes | None]:
         """The bytes of each range, or None, from as few system calls as can be: one, unless a range fails."""
+        ...
+
+    def gather(self, gathering: Gathering) -> bytes | None:
+        """The bytes of all ranges, one after the other, from one system call; None if any cannot be read."""
         ...
 
 
@@ -97,6 +135,19 @@ class ProcessMemory:
             # The call stops at the first range it cannot read; go on behind it.
             wanted = wanted[done + 1 :]
         return answer
+
+    def gather(self, gathering: Gathering) -> bytes | None:
+        total = gathering.total
+        if total > len(self._view):
+            self._grow(total)
+        self._local[1] = total
+        self.calls += 1
+        got = self._readv(self._pid, self._local_address, 1, gathering.address, gathering.count, 0)
+        if got == total:
+            return self._view[:total].tobytes()
+        if got < 0:
+            self._refused(ctypes.get_errno())
+        return None
 
     def _gather(self, ranges: Sequence[Range], wanted: list[int], answer: list[bytes | None]) -> int:
         """One system call for the `wanted` ranges; fills `answer`; returns how many of them came whole."""
@@ -159,6 +210,9 @@ class ImageMemory:
         self.calls += 1
         return [self._one(address, size) if sane(address, size) else None for address, size in ranges]
 
+    def gather(self, gathering: Gathering) -> bytes | None:
+        return joined(self.read_many(gathering.ranges()))
+
     def _one(self, address: int, size: int) -> bytes | None:
         parts: list[bytes] = []
         while size > 0:
@@ -199,9 +253,18 @@ class RecordingMemory:
                         self._pages[start] = found
         return self._inner.read_many(ranges)
 
+    def gather(self, gathering: Gathering) -> bytes | None:
+        return joined(self.read_many(gathering.ranges()))
+
     def image(self) -> dict[int, bytes]:
         """Every page that was touched, as it was when first touched."""
         return dict(self._pages)
+
+
+def joined(pieces: Sequence[bytes | None]) -> bytes | None:
+    """All pieces as one, None if one is missing."""
+    found = [piece for piece in pieces if piece is not None]
+    return b"".join(found) if len(found) == len(pieces) else None
 
 
 def read_word(memory: Memory, address: int) -> int:

@@ -32,7 +32,7 @@ from sentinel_agent.cpython.snapshot import (
 if TYPE_CHECKING:
     from sentinel_agent.cpython.code import Code, CodeCache, Frame
     from sentinel_agent.cpython.frames import Stack
-    from sentinel_agent.cpython.memory import Memory
+    from sentinel_agent.cpython.memory import Gathering, Memory
 
 
 class _Chain:
@@ -51,9 +51,9 @@ class _Chain:
         "via_c",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, pages: list[int]) -> None:
         self.places = Places()
-        self.pages: list[int] = []
+        self.pages = pages
         self.met: dict[int, int] = {}  # address of a frame -> how many are above it
         self.boundary = (
             0  # how many frames are above the first whose call only the thread's leaf can prove, 0 for none
@@ -76,21 +76,37 @@ class ChunkWalk:
         self._form = form
         self._gatherer = Gatherer(memory, form, thread)
         self._last: dict[int, Frame] = {}  # the last whole stack, by the frames' addresses
+        self._data: bytes | None = None  # what the last reading was made of, if it was whole
+        self._reading = Reading(FAILED, None)
 
-    def read(self) -> Reading:
+    def gathering(self) -> Gathering:
+        """The thread's state, its data stack and the pages that its other frames lie in."""
+        return self._gatherer.plan().gathering
+
+    def forget(self) -> None:
+        """Equal bytes may mean another stack from now on."""
+        self._data = None
+
+    def read(self, data: bytes | None = None) -> Reading:
         """Read the stack; one gathering call where nothing changed much since the last reading, ATTEMPTS at most."""
-        state: bytes | None = None
+        if data is not None and data == self._data:
+            return self._reading
+        self._data = None
+        state: tuple[int, ...] | None = None
         best = FAILED
-        for _ in range(ATTEMPTS):
-            snapshot = self._gatherer.take()
+        for attempt in range(ATTEMPTS):
+            snapshot = self._gatherer.see(data) if data and not attempt else self._gatherer.take()
             if snapshot is None:
                 continue
             state = snapshot.state
             chain = self._follow(snapshot)
             self._gatherer.meet(chain.pages)
             if chain.ends and self._rooted(chain, snapshot) and self._held(chain, snapshot):
-                self._last = dict(zip(chain.places.addresses, chain.places.frames, strict=True))
-                return Reading(whole(chain.places), state)
+                places = chain.places
+                self._last = dict(zip(places.addresses, places.frames, strict=True))
+                self._data = snapshot.data
+                self._reading = Reading(whole(places), state)
+                return self._reading
             if chain.missing:
                 self._gatherer.learn(chain.missing)
             best = self._torn(chain, snapshot)
@@ -98,33 +114,36 @@ class ChunkWalk:
 
     def _follow(self, snapshot: Snapshot) -> _Chain:
         """Follow the chain from the leaf, as far as it holds."""
-        chain, address = _Chain(), snapshot.leaf
+        chain, address = _Chain(snapshot.pages), snapshot.leaf
         if address == UNKNOWN:
             return chain
-        form = self._form
+        form, data, half = self._form, snapshot.data, snapshot.plan.half
         unpack, size, lead = form.frame.unpack_from, form.frame.size, form.lead
-        low, data = snapshot.spans[0] if snapshot.spans else (0, b"")
-        last, base = len(data) - size, snapshot.base
+        low, length, stack = snapshot.plan.chunks[0] if snapshot.plan.chunks else (0, 0, 0)
+        last, base = length - size, snapshot.base
         for _ in range(MAX_DEPTH):
             if not address or address == base:
                 chain.ends = True
                 break
             at, same = address - low, True
             if 0 <= at <= last:
+                frame = unpack(data, stack + at)
+                held = frame[5] == THREAD
+            elif (at := snapshot.on_stack(address, size)) >= 0:
                 frame = unpack(data, at)
                 held = frame[5] == THREAD
-            elif (found := snapshot.on_stack(address, size)) is not None:
-                frame = unpack(*found)
-                held = frame[5] == THREAD
-            elif (pages := snapshot.in_pages(address - lead, lead + size)) is not None:
+            elif (at := snapshot.in_pages(address - lead, lead + size)) >= 0:
                 chain.pages.append(self._gatherer.page_of(address))
-                frame = unpack(pages[0], lead)
-                same = pages[0] == pages[1] or (not chain.met and self._still_running(*pages))
+                frame = unpack(data, at + lead)
+                end = at + lead + size
+                same = data[at:end] == data[at + half : end + half] or (
+                    not chain.met and self._still_running(data, at, half)
+                )
                 if frame[5] == C_STACK and same:
                     chain.via_c = True
                     address = frame[1]
                     continue
-                held = frame[5] == GENERATOR and pages[0][0] == form.executing and (same or not chain.met)
+                held = frame[5] == GENERATOR and data[at] == form.executing and (same or not chain.met)
             else:
                 chain.missing = address
                 break
@@ -133,13 +152,10 @@ class ChunkWalk:
             address = frame[1]
         return chain
 
-    def _still_running(self, before: bytes, after: bytes) -> bool:
+    def _still_running(self, data: bytes, at: int, half: int) -> bool:
         """Whether a generator that was the leaf is still executing, for the same caller."""
-        form = self._form
-        return (
-            before[0] == after[0]
-            and form.frame.unpack_from(before, form.lead)[:2] == form.frame.unpack_from(after, form.lead)[:2]
-        )
+        unpack, frame = self._form.frame.unpack_from, at + self._form.lead
+        return data[at] == data[at + half] and unpack(data, frame)[:2] == unpack(data, frame + half)[:2]
 
     def _accept(self, chain: _Chain, snapshot: Snapshot, address: int, frame: tuple[int, ...]) -> bool:
         """Add a frame to the chain, unless it cannot be what it seems."""
@@ -177,15 +193,15 @@ class ChunkWalk:
     def _crosses(self, address: int, chain: _Chain, snapshot: Snapshot) -> bool:
         """Whether the callee was the first frame of a newer chunk: then its caller lies on an older one."""
         return any(
-            chain.lowest == low + self._form.data and not low <= address < low + len(data)
-            for low, data in snapshot.spans
+            chain.lowest == low + self._form.data and not low <= address < low + size
+            for low, size, _ in snapshot.plan.chunks
         )
 
     def _rooted(self, chain: _Chain, snapshot: Snapshot) -> bool:
         """Whether a chain that ends reaches the bottom of the data stack."""
         if chain.lowest:
             return chain.lowest == snapshot.ground
-        return not snapshot.spans or snapshot.top == snapshot.ground
+        return not snapshot.plan.chunks or snapshot.top == snapshot.ground
 
     def _held(self, chain: _Chain, snapshot: Snapshot) -> bool:
         """Whether what C code called was still there after everything was read: frames that were left look as before."""
@@ -196,10 +212,10 @@ class ChunkWalk:
             return True
         if after in chain.met:
             return chain.met[after] < chain.boundary
-        if snapshot.on_stack(after, 1) is None:
+        if snapshot.on_stack(after, 1) < 0:
             return False
         below = [address for address, depth in chain.met.items() if depth >= chain.boundary]
-        return all(after > address for address in below if snapshot.on_stack(address, 1) is not None)
+        return all(after > address for address in below if snapshot.on_stack(address, 1) >= 0)
 
     def _torn(self, chain: _Chain, snapshot: Snapshot) -> Stack:
         """What is sure of both ends: from the leaf on while no C code lies between, and from the root on."""
@@ -209,7 +225,7 @@ class ChunkWalk:
             if depth and (depth >= chain.boundary > 0 or snapshot.changed(address + frame.code.frame_size)):
                 break
             leaf.add(frame, address)
-        taken = [address for address in leaf.addresses if snapshot.on_stack(address, 1) is not None]
+        taken = [address for address in leaf.addresses if snapshot.on_stack(address, 1) >= 0]
         return partial(leaf, self._from_root(min([snapshot.top, snapshot.top_after, *taken]), snapshot))
 
     def _from_root(self, end: int, snapshot: Snapshot) -> Places:
@@ -217,14 +233,14 @@ class ChunkWalk:
         places = Places()
         if not snapshot.ground:
             return places
-        low, data = snapshot.spans[-1]
+        low, length, stack = snapshot.plan.chunks[-1]
         address, caller, calls = snapshot.ground, 0, False
-        size, end = self._form.frame.size, min(end, low + len(data))
-        if len(snapshot.spans) == 1:
+        size, end = self._form.frame.size, min(end, low + length)
+        if len(snapshot.plan.chunks) == 1:
             end = min(end, snapshot.stable)
         while address + size <= end:
             code_address, previous, instr, stacktop, entry, owner = self._form.frame.unpack_from(
-                data, address - low
+                snapshot.data, stack + address - low
             )
             code = self._codes.get(code_address & self._form.code_bits)
             if code is None or owner != THREAD or address + code.frame_size > end:
@@ -250,10 +266,10 @@ class ChunkWalk:
 
     def _beyond_c(self, address: int, snapshot: Snapshot) -> int:
         """The frame that called, where a frame on the C stack lies between."""
-        found = snapshot.in_pages(address, self._form.frame.size)
-        if found is None:
+        at = snapshot.in_pages(address, self._form.frame.size)
+        if at < 0:
             return address
-        frame = self._form.frame.unpack(found[0])
+        frame = self._form.frame.unpack_from(snapshot.data, at)
         return int(frame[1]) if frame[5] == C_STACK else address
 
 
