@@ -97,10 +97,10 @@ class Walk(Protocol):
         """What the next reading needs, so that it can be gathered together with that of other threads."""
         ...
 
-    def read(self, data: bytes | None = None) -> Reading:
+    def read(self, data: memoryview | None = None) -> Reading:
         """Read the stack: from `data`, which is of `gathering()`, as far as that will do.
 
-        Equal bytes give the same `Reading` object. Raises nothing but the errors of the memory.
+        Equal bytes give the same `Reading` object, as a rule. Raises nothing but the errors of the memory.
         """
         ...
 

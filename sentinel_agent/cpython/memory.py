@@ -69,6 +69,23 @@ class Gathering:
         return list(zip(self.words[::2], self.words[1::2], strict=True))
 
 
+class Buffer:
+    """Where gathering calls put what they read, each over what the one before left."""
+
+    def __init__(self) -> None:
+        self.local = array("Q", [0, 0])
+        self.local_address = self.local.buffer_info()[0]
+        self.view = memoryview(b"")
+
+    def prepare(self, total: int) -> None:
+        """Have room for `total` bytes, and say so in the iovec."""
+        if total > len(self.view):
+            memory = ctypes.create_string_buffer(1 << (total - 1).bit_length())
+            self.local[0] = ctypes.addressof(memory)
+            self.view = memoryview(memory).cast("B")
+        self.local[1] = total
+
+
 class Memory(Protocol):
     """Reads ranges of one address space."""
 
@@ -83,8 +100,11 @@ class Memory(Protocol):
         """The bytes of each range, or None, from as few system calls as can be: one, unless a range fails."""
         ...
 
-    def gather(self, gathering: Gathering) -> bytes | None:
-        """The bytes of all ranges, one after the other, from one system call; None if any cannot be read."""
+    def gather(self, gathering: Gathering, buffer: Buffer) -> memoryview | None:
+        """The bytes of all ranges, one after the other, from one system call; None if any cannot be read.
+
+        What is returned is good until the next call with the same buffer: nothing is copied.
+        """
         ...
 
 
@@ -109,10 +129,7 @@ class ProcessMemory:
             ctypes.c_ulong,
         ]
         self._pid = pid
-        self._buffer = ctypes.create_string_buffer(1 << 16)
-        self._view = memoryview(self._buffer)
-        self._local = array("Q", [ctypes.addressof(self._buffer), 0])
-        self._local_address = self._local.buffer_info()[0]
+        self._buffer = Buffer()
         self.calls = 0
 
     def read(self, address: int, size: int) -> bytes | None:
@@ -136,15 +153,13 @@ class ProcessMemory:
             wanted = wanted[done + 1 :]
         return answer
 
-    def gather(self, gathering: Gathering) -> bytes | None:
+    def gather(self, gathering: Gathering, buffer: Buffer) -> memoryview | None:
         total = gathering.total
-        if total > len(self._view):
-            self._grow(total)
-        self._local[1] = total
+        buffer.prepare(total)
         self.calls += 1
-        got = self._readv(self._pid, self._local_address, 1, gathering.address, gathering.count, 0)
+        got = self._readv(self._pid, buffer.local_address, 1, gathering.address, gathering.count, 0)
         if got == total:
-            return self._view[:total].tobytes()
+            return buffer.view
         if got < 0:
             self._refused(ctypes.get_errno())
         return None
@@ -158,16 +173,15 @@ class ProcessMemory:
             total += ranges[i][1]
         if total > MAX_READ:
             raise UnreadableError(f"{total} bytes in one call: at most {MAX_READ} are read")
-        if total > len(self._view):
-            self._grow(total)
-        self._local[1] = total
+        buffer = self._buffer
+        buffer.prepare(total)
         remote = array("Q", flat)
         self.calls += 1
-        got = self._readv(self._pid, self._local_address, 1, remote.buffer_info()[0], len(wanted), 0)
+        got = self._readv(self._pid, buffer.local_address, 1, remote.buffer_info()[0], len(wanted), 0)
         if got < 0:
             self._refused(ctypes.get_errno())
             return 0
-        view, at = self._view, 0
+        view, at = buffer.view, 0
         for done, i in enumerate(wanted):
             end = at + ranges[i][1]
             if end > got:
@@ -175,11 +189,6 @@ class ProcessMemory:
             answer[i] = view[at:end].tobytes()
             at = end
         return len(wanted)
-
-    def _grow(self, total: int) -> None:
-        self._buffer = ctypes.create_string_buffer(1 << (total - 1).bit_length())
-        self._view = memoryview(self._buffer)
-        self._local[0] = ctypes.addressof(self._buffer)
 
     def _refused(self, code: int) -> None:
         if code == errno.ESRCH:
@@ -210,7 +219,7 @@ class ImageMemory:
         self.calls += 1
         return [self._one(address, size) if sane(address, size) else None for address, size in ranges]
 
-    def gather(self, gathering: Gathering) -> bytes | None:
+    def gather(self, gathering: Gathering, buffer: Buffer) -> memoryview | None:
         return joined(self.read_many(gathering.ranges()))
 
     def _one(self, address: int, size: int) -> bytes | None:
@@ -253,7 +262,7 @@ class RecordingMemory:
                         self._pages[start] = found
         return self._inner.read_many(ranges)
 
-    def gather(self, gathering: Gathering) -> bytes | None:
+    def gather(self, gathering: Gathering, buffer: Buffer) -> memoryview | None:
         return joined(self.read_many(gathering.ranges()))
 
     def image(self) -> dict[int, bytes]:
@@ -261,10 +270,10 @@ class RecordingMemory:
         return dict(self._pages)
 
 
-def joined(pieces: Sequence[bytes | None]) -> bytes | None:
+def joined(pieces: Sequence[bytes | None]) -> memoryview | None:
     """All pieces as one, None if one is missing."""
     found = [piece for piece in pieces if piece is not None]
-    return b"".join(found) if len(found) == len(pieces) else None
+    return memoryview(b"".join(found)) if len(found) == len(pieces) else None
 
 
 def read_word(memory: Memory, address: int) -> int:

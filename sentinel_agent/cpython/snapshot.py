@@ -13,7 +13,7 @@ from sentinel_agent.cpython.memory import MAX_READ, Gathering
 
 if TYPE_CHECKING:
     from sentinel_agent.cpython.layouts.model import Layout
-    from sentinel_agent.cpython.memory import Memory, Range
+    from sentinel_agent.cpython.memory import Buffer, Memory, Range
 
 # enum _frameowner; 2 is a frame that is being taken apart. What lies on the C stack is said to be the interpreter's from 3.14 on.
 THREAD, GENERATOR, C_STACK = 0, 1, 3
@@ -59,27 +59,28 @@ class ChunkFormat:
 
 
 class Plan:
-    """What one call asks for, twice: the thread's state, the pages in rising order, the chunks, the newest first.
+    """What one call asks for, twice: the thread's state and the chunks, the newest first, then the pages in rising order.
 
-    `chunks` are address, bytes, and where they begin in what the call gives; `pages` say that by number. The second time
-    everything lies `half` further.
+    `chunks` are address, bytes, and where they begin in what the call gives; `pages` say that by number. The state and the
+    chunks are the first `core` bytes. The second time everything lies `half` further.
     """
 
-    __slots__ = ("chunks", "gathering", "half", "pages")
+    __slots__ = ("chunks", "core", "gathering", "half", "pages")
 
     def __init__(self, thread: int, state_size: int, numbers: list[int], chunks: list[Range]) -> None:
         ranges = [(thread, state_size)]
-        self.pages: dict[int, int] = {}
         at = state_size
-        for number in numbers:
-            self.pages[number] = at
-            ranges.append((number * _PAGE, _PAGE))
-            at += _PAGE
         self.chunks: list[tuple[int, int, int]] = []
         for address, size in chunks:
             self.chunks.append((address, size, at))
             ranges.append((address, size))
             at += size
+        self.core = at
+        self.pages: dict[int, int] = {}
+        for number in numbers:
+            self.pages[number] = at
+            ranges.append((number * _PAGE, _PAGE))
+            at += _PAGE
         self.half = at
         self.gathering = Gathering(ranges * 2)
 
@@ -90,30 +91,35 @@ class Snapshot:
     `leaf` and `leaf_after` are the thread's leaf frame before and after the data stack was read. `stable` is the address up to
     which the newest chunk was the same both times (the older ones were, all of them). `ground` is where the thread's
     first frame lies on them, 0 where that is not known; `top` and `top_after` are how far they were in use. `base` ends
-    the chain of frames. `pages` are those that say where the leaf is.
+    the chain of frames. `pages` are those that say where the leaf is, `read` where in `data` they
+    say so and in how many bytes. `core` is what the plan calls so.
     """
 
     __slots__ = (
         "base",
+        "core",
         "data",
         "ground",
         "leaf",
         "leaf_after",
         "pages",
         "plan",
+        "read",
         "stable",
         "state",
         "top",
         "top_after",
     )
 
-    def __init__(self, data: bytes, plan: Plan, state: tuple[int, ...]) -> None:
+    def __init__(self, data: memoryview, plan: Plan, core: bytes, state: tuple[int, ...]) -> None:
         self.data = data
+        self.core = core
         self.plan = plan
         self.state = state
         self.leaf = self.leaf_after = UNKNOWN
         self.top = self.top_after = self.ground = self.stable = self.base = 0
         self.pages: list[int] = []
+        self.read: list[tuple[int, int]] = []
 
     def on_stack(self, address: int, size: int) -> int:
         """Where in `data` the `size` bytes at `address` are if they lie on a chunk; else UNKNOWN."""
@@ -159,8 +165,9 @@ def _same(one: bytes, other: bytes) -> int:
 class Gatherer:
     """Takes snapshots of the thread whose `PyThreadState` is at `thread`, and learns what to ask for."""
 
-    def __init__(self, memory: Memory, form: ChunkFormat, thread: int) -> None:
+    def __init__(self, memory: Memory, buffer: Buffer, form: ChunkFormat, thread: int) -> None:
         self._memory = memory
+        self._buffer = buffer
         self._form = form
         self._thread = thread
         self._chunks: list[Range] = []  # address and size, the newest first
@@ -180,30 +187,31 @@ class Gatherer:
 
     def take(self) -> Snapshot | None:
         """Read everything in one call; None if it is not of use, and what to ask for is then another."""
-        data = self._memory.gather(self.plan().gathering)
+        data = self._memory.gather(self.plan().gathering, self._buffer)
         if data is not None:
             return self.see(data)
         self._lose()
         return None
 
-    def see(self, data: bytes) -> Snapshot | None:
+    def see(self, data: memoryview) -> Snapshot | None:
         """What was read by the plan; None if the thread's chunks are others than those known, which is then noted."""
         form, plan = self._form, self.plan()
         half, unpack = plan.half, form.state.unpack
         state, state_after = unpack(data, 0), unpack(data, half)
+        core, core_after = data[: plan.core].tobytes(), data[half : half + plan.core].tobytes()
         chunk, self._top = state[form.chunk_at], state[form.top_at]
-        stable, older = 0, 0
+        stable, older = 0, plan.core
         if plan.chunks:
             low, size, at = plan.chunks[0]
             older = at + size
             if chunk == low:
-                stable = low + _same(data[at:older], data[at + half : older + half])
+                stable = low + _same(core[at:older], core_after[at:older])
                 if not self._fits(low, size):
                     self._plan = None
-        if chunk != (plan.chunks[0][0] if plan.chunks else 0) or data[older:half] != data[older + half :]:
+        if chunk != (plan.chunks[0][0] if plan.chunks else 0) or core[older:] != core_after[older:]:
             self._learn_chunks(chunk)
             return None
-        snapshot = Snapshot(data, plan, state)
+        snapshot = Snapshot(data, plan, core, state)
         snapshot.stable = stable
         snapshot.top, snapshot.top_after = self._top, state_after[form.top_at]
         if form.base_at >= 0:
@@ -212,13 +220,13 @@ class Gatherer:
         snapshot.ground = plan.chunks[-1][0] + form.data + 8 if plan.chunks and self._grounded else 0
         leaf, leaf_after = state[form.leaf_at], state_after[form.leaf_at]
         if form.by_cframe:
-            pointer = leaf + form.cframe_at
+            pointer, pointer_after = leaf + form.cframe_at, leaf_after + form.cframe_at
             at = snapshot.in_pages(pointer, 8)
+            at_after = at if pointer_after == pointer else snapshot.in_pages(pointer_after, 8)
             leaf = snapshot.word(at)
-            if leaf_after + form.cframe_at != pointer:
-                at = snapshot.in_pages(leaf_after + form.cframe_at, 8)
-            leaf_after = snapshot.word(at + half if at >= 0 else at)
+            leaf_after = snapshot.word(at_after + half if at_after >= 0 else UNKNOWN)
             snapshot.pages.append(pointer // _PAGE)
+            snapshot.read += [(place, 8) for place in (at, at_after) if place >= 0]
         snapshot.leaf, snapshot.leaf_after = leaf, leaf_after
         return snapshot
 

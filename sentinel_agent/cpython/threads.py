@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from operator import is_not
 from typing import TYPE_CHECKING, Literal
 
 from sentinel_agent.cpython.frames import StateFormat
-from sentinel_agent.cpython.memory import MAX_RANGES, MAX_READ, Gathering, UnreadableError
+from sentinel_agent.cpython.memory import MAX_RANGES, MAX_READ, Buffer, Gathering, UnreadableError
 from sentinel_agent.cpython.snapshot import ChunkFormat
 from sentinel_agent.cpython.walk_chunks import ChunkWalk
 from sentinel_agent.cpython.walk_objects import ObjectFormat, ObjectWalk
@@ -88,12 +89,16 @@ class _Heads:
         self._form = struct.Struct(form)
         self._expected = [*interps, 0]
         self._locks = [bool(locked) for locked, _ in gils]
+        self._words: tuple[int, ...] = ()
+        self._answer: list[tuple[int, int | None]] = []
 
-    def see(self, data: bytes | None) -> list[tuple[int, int | None]] | None:
+    def see(self, data: memoryview | None) -> list[tuple[int, int | None]] | None:
         """First thread and GIL holder (0: free, None: unknown) of each interpreter; None if the list has changed."""
         if data is None:
             return None
         words = self._form.unpack_from(data, 0)
+        if words == self._words:
+            return self._answer
         expected, at = self._expected, 1
         if words[0] != expected[0]:
             return None
@@ -104,6 +109,7 @@ class _Heads:
             holder = None if not locks else words[at + 3] if words[at + 2] else 0
             answer.append((words[at + 1], holder))
             at += 4 if locks else 2
+        self._words, self._answer = words, answer
         return answer
 
 
@@ -123,25 +129,21 @@ class Threads:
         self._new_walk = walk_maker(objects, codes)
         self._facts: dict[int, ThreadFacts] = {}
         self._batch: _Batch | None = None
-        self._data: bytes | None = None  # what the last answer was made of, if the batch was enough for it
+        self._buffer = Buffer()
         self._answer: list[ThreadStack] = []
         self._stacks: dict[int, tuple[Reading, int | None, ThreadStack]] = {}
 
     def read(self) -> list[ThreadStack]:
-        """One reading of every thread, the oldest first; the same list if every byte is as it was the last time.
+        """One reading of every thread, the oldest first; the same list if nothing is otherwise than the last time.
 
         Raises:
             UnreadableError: the lists of interpreters or threads cannot be read.
         """
         data = self._gathered()
-        if data is not None and data == self._data:
-            return self._answer
-        self._data = None
-        heads = self._heads.see(data or self._memory.gather(self._heads.gathering)) if self._heads else None
+        heads = self._heads.see(data or self._gather(self._heads.gathering)) if self._heads else None
         if heads is None:
             data = None
             heads = self._list_interps()
-        calls = self._memory.calls
         answer: list[ThreadStack] = []
         for interp, (head, holder) in zip(self._interps, heads, strict=True):
             answer += self._read_interp(interp, head, holder, data)
@@ -149,24 +151,31 @@ class Threads:
             alive = {address for interp in self._interps for address in interp.threads}
             self._walks = {address: walk for address, walk in self._walks.items() if address in alive}
             self._stacks = {address: kept for address, kept in self._stacks.items() if address in alive}
-        self._answer = answer[::-1]
-        if calls == self._memory.calls:
-            self._data = data
+        answer.reverse()
+        if len(answer) != len(self._answer) or any(map(is_not, answer, self._answer)):
+            self._answer = answer
         return self._answer
 
     def forget(self) -> None:
         """Some code of the target, or what is known of its threads, is not what it was: equal bytes may mean something else."""
-        self._data = None
         self._stacks.clear()
         for walk in self._walks.values():
             walk.forget()
 
-    def _gathered(self) -> bytes | None:
+    def _gathered(self) -> memoryview | None:
         """The heads and what the walks ask for, in one call; None if that cannot be had."""
         batch = self._batch
-        if batch is None or any(walk.gathering() is not part for walk, part in batch.parts):
+        if batch is not None:
+            for walk, part in batch.parts:
+                if walk.gathering() is not part:
+                    batch = None
+                    break
+        if batch is None:
             batch = self._batch = self._new_batch()
-        return None if batch is None else self._memory.gather(batch.gathering)
+        return None if batch is None else self._gather(batch.gathering)
+
+    def _gather(self, gathering: Gathering) -> memoryview | None:
+        return self._memory.gather(gathering, self._buffer)
 
     def _new_batch(self) -> _Batch | None:
         if self._heads is None:
@@ -245,13 +254,13 @@ class Threads:
             layout.interp.threads_head,
             [self._gil_addresses(interp) for interp in found],
         )
-        heads = self._heads.see(self._memory.gather(self._heads.gathering))
+        heads = self._heads.see(self._gather(self._heads.gathering))
         if heads is None:
             raise UnreadableError("the list of interpreters keeps changing")
         return heads
 
     def _read_interp(
-        self, interp: _Interp, head: int, holder: int | None, data: bytes | None
+        self, interp: _Interp, head: int, holder: int | None, data: memoryview | None
     ) -> list[ThreadStack]:
         readings = {address: self._read_thread(address, data) for address in interp.threads}
         if not self._confirmed(interp, head, readings):
@@ -267,7 +276,7 @@ class Threads:
                 answer.append(thread)
         return answer
 
-    def _read_thread(self, address: int, data: bytes | None) -> Reading:
+    def _read_thread(self, address: int, data: memoryview | None) -> Reading:
         walk = self._walks.get(address)
         if walk is None:
             walk = self._walks[address] = self._new_walk(address)
@@ -344,11 +353,12 @@ class Threads:
 
 def walk_maker(objects: Objects, codes: CodeCache) -> Callable[[int], Walk]:
     """How a walk of one thread, given its state's address, is made for the layout of `objects`."""
+    buffer = Buffer()  # one for all: a walk is done with it before the next one begins
     if objects.layout.minor <= 10:
         old = ObjectFormat(objects.layout)
-        return lambda address: ObjectWalk(objects.memory, codes, old, address)
+        return lambda address: ObjectWalk(objects.memory, buffer, codes, old, address)
     form = ChunkFormat(objects.layout)
-    return lambda address: ChunkWalk(objects.memory, codes, form, address)
+    return lambda address: ChunkWalk(objects.memory, buffer, codes, form, address)
 
 
 def kernel_state(proc: Path, native_id: int) -> KernelState | None:

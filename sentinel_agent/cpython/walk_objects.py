@@ -26,13 +26,13 @@ from sentinel_agent.cpython.memory import MAX_RANGES, Gathering
 if TYPE_CHECKING:
     from sentinel_agent.cpython.code import CodeCache, Frame
     from sentinel_agent.cpython.layouts.model import Layout
-    from sentinel_agent.cpython.memory import Memory
+    from sentinel_agent.cpython.memory import Buffer, Memory
 
 # f_executing of 3.8 and 3.9; f_state of 3.10, where a frame that handles an exception is unwinding (3) and may call.
 _EXECUTING = {8: (1,), 9: (1,), 10: (0, 3)}
 _SPARE_FRAMES = 32
 
-_Snapshot = tuple[bytes, dict[int, int]]
+_Snapshot = tuple[memoryview, dict[int, int]]
 """What one call gave, and where in it the frame of each address lies."""
 
 
@@ -52,8 +52,11 @@ class ObjectFormat:
 class ObjectWalk:
     """The walk of one thread, whose `PyThreadState` is at `thread`."""
 
-    def __init__(self, memory: Memory, codes: CodeCache, form: ObjectFormat, thread: int) -> None:
+    def __init__(
+        self, memory: Memory, buffer: Buffer, codes: CodeCache, form: ObjectFormat, thread: int
+    ) -> None:
         self._memory = memory
+        self._buffer = buffer
         self._codes = codes
         self._form = form
         self._thread = thread
@@ -77,16 +80,16 @@ class ObjectWalk:
         """Equal bytes may mean another stack from now on."""
         self._data = None
 
-    def read(self, data: bytes | None = None) -> Reading:
+    def read(self, data: memoryview | None = None) -> Reading:
         """Read the stack; up to ATTEMPTS gathering calls, one where all frames have been met lately."""
-        if data is not None and data == self._data:
+        if data is not None and self._data is not None and data.tobytes() == self._data:
             return self._reading
         self._data = None
         state: tuple[int, ...] | None = None
         best = FAILED
         for attempt in range(ATTEMPTS):
             if data is None or attempt:
-                data = self._memory.gather(self.gathering())
+                data = self._memory.gather(self.gathering(), self._buffer)
             if data is None:
                 self._lose()
                 continue
@@ -97,7 +100,7 @@ class ObjectWalk:
             self._meet(chain)
             if not stopped:
                 self._last = chain[::-1]
-                self._data = data
+                self._data = data[: self.gathering().total].tobytes() if self._gathering else None
                 self._reading = Reading(whole(places), state)
                 return self._reading
             if stopped not in asked:
