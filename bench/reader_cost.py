@@ -1,14 +1,17 @@
 """CPU per stack sample, ours beside `py-spy record --nonblocking`, on the same target: `python bench/reader_cost.py [PYTHON...]`.
 
 Two targets: `handlers`, an asyncio service whose handlers compute for 1 ms, and `saturated`, tests/cpython/busy_program.py, whose
-functions last about a microsecond. Both readers run at RATE for SECONDS, one after the other. Prints CPU microseconds per
-sample (system time included), the shares of whole, partial and failed stacks, and the cost of a task count.
+functions last about a microsecond. At each of RATES both readers take ROUNDS turns of SECONDS. CPU microseconds per sample
+are of the whole process, waiting for the tick and system time included; py-spy's start is taken off: it is the
+difference between a run of SECONDS + 1 and one of 1 second. Prints the medians and their ratio, the
+shares of whole, partial and failed stacks, and the cost of a task count.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -18,8 +21,8 @@ from pathlib import Path
 from sentinel_agent.cpython.process import open_process
 from sentinel_agent.target.doctor import find_py_spy
 
-RATE = 100
-SECONDS = 10
+RATES = (19, 100)
+SECONDS, ROUNDS = 5, 3
 ROOT = Path(__file__).resolve().parent.parent
 HANDLERS = """
 import asyncio, os, time
@@ -44,41 +47,60 @@ TARGETS = {
 }
 
 
-def ours(pid: int) -> str:
+def ours(pid: int, rate: int, kinds: Counter[str]) -> float:
+    """CPU seconds per sample; the kinds of stacks are added to `kinds`."""
     reader = open_process(pid)
-    kinds: Counter[str] = Counter()
+    for _ in range(20):
+        reader.sample()
     started, cpu = time.perf_counter(), time.process_time()
-    for tick in range(RATE * SECONDS):
-        time.sleep(max(0.0, started + tick / RATE - time.perf_counter()))
+    for tick in range(rate * SECONDS):
+        time.sleep(max(0.0, started + tick / rate - time.perf_counter()))
         kinds.update(thread.stack.kind for thread in reader.sample())
-    each = (time.process_time() - cpu) / (RATE * SECONDS)
-    counted = time.perf_counter()
+    return (time.process_time() - cpu) / (rate * SECONDS)
+
+
+def task_count(pid: int) -> float:
+    """Seconds for one count of the target's tasks."""
+    reader = open_process(pid)
+    began = time.perf_counter()
     for _ in range(1000):
         reader.task_count()
-    count = (time.perf_counter() - counted) / 1000
-    shares = ", ".join(f"{kind} {number / kinds.total():.1%}" for kind, number in kinds.most_common())
-    return f"{each * 1e6:.0f} us a sample ({shares}), task count {count * 1e6:.1f} us"
+    return (time.perf_counter() - began) / 1000
 
 
-def py_spy(pid: int) -> str:
-    command = [
-        find_py_spy() or "py-spy",
+def py_spy_run(pid: int, rate: int, seconds: int) -> float:
+    """CPU seconds of one run."""
+    arguments = [
         "record",
         "--nonblocking",
         "-r",
-        str(RATE),
+        str(rate),
         "-d",
-        str(SECONDS),
+        str(seconds),
         "-f",
         "raw",
         "-o",
         os.devnull,
     ]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([*command, "-p", str(pid)], check=True, capture_output=True)
+    subprocess.run([find_py_spy() or "py-spy", *arguments, "-p", str(pid)], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return f"{cpu / (RATE * SECONDS) * 1e6:.0f} us a sample, start included"
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def compare(pid: int, rate: int) -> str:
+    kinds: Counter[str] = Counter()
+    mine, other = [], []
+    for _ in range(ROUNDS):
+        mine.append(ours(pid, rate, kinds))
+        start = py_spy_run(pid, rate, 1)
+        other.append((py_spy_run(pid, rate, SECONDS + 1) - start) / (rate * SECONDS))
+    our, their = statistics.median(mine), statistics.median(other)
+    shares = ", ".join(f"{kind} {number / kinds.total():.1%}" for kind, number in kinds.most_common())
+    return (
+        f"{rate:3} Hz: ours {our * 1e6:.0f} us, py-spy {their * 1e6:.0f} us, ratio {our / their:.2f} "
+        f"({min(mine) / max(other):.2f} to {max(mine) / min(other):.2f}); {shares}"
+    )
 
 
 def main(pythons: list[str]) -> None:
@@ -88,10 +110,10 @@ def main(pythons: list[str]) -> None:
             try:
                 assert target.stdout
                 target.stdout.readline()
-                print(
-                    f"{python} {name}\n  ours:   {ours(target.pid)}\n  py-spy: {py_spy(target.pid)}",
-                    flush=True,
-                )
+                print(f"{python} {name}")
+                for rate in RATES:
+                    print("  " + compare(target.pid, rate), flush=True)
+                print(f"  task count {task_count(target.pid) * 1e6:.1f} us")
             finally:
                 target.kill()
                 target.communicate()

@@ -8,16 +8,33 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from sentinel_agent.cpython.code import TORN, Frame
 from sentinel_agent.cpython.elf import UnsupportedTargetError
+
+if TYPE_CHECKING:
+    from sentinel_agent.cpython.layouts.model import Layout
+    from sentinel_agent.cpython.memory import Gathering
 
 MAX_DEPTH = 2000
 """Most frames of a stack. A deeper one is partial: its leaf's part, then TORN."""
 ATTEMPTS = 4
 """How often a torn stack is read again before it is given out as partial or failed."""
 
+_STATE_WORDS = (
+    "next",
+    "interp",
+    "id",
+    "thread_id",
+    "native_thread_id",
+    "frame",
+    "cframe",
+    "current_frame",
+    "datastack_chunk",
+    "datastack_top",
+    "base_frame",
+)
 _FORGET = 50  # walks after which a deep chain no longer keeps the set large
 
 Kind = Literal["whole", "partial", "failed"]
@@ -38,19 +55,57 @@ class Stack:
 FAILED = Stack("failed", (), ())
 
 
+class StateFormat:
+    """The words of a `PyThreadState` that are of use, and where in the tuple that `unpack` makes each of them is."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Work it out.
+
+        Raises:
+            UnsupportedTargetError: the target says that two of them are at the same place.
+        """
+        thread = layout.thread
+        offsets = {name: offset for name in _STATE_WORDS if (offset := getattr(thread, name)) >= 0}
+        words = sorted(offsets.values())
+        self.size = thread.size
+        self.unpack = fields(*((offset, "Q") for offset in words)).unpack_from
+        self._index = {name: words.index(offset) for name, offset in offsets.items()}
+        self.next, self.interp, self.id, self.thread_id = (
+            self._index[name] for name in ("next", "interp", "id", "thread_id")
+        )
+
+    def index(self, name: str) -> int:
+        """Where the word `name` is; -1 if this CPython has none."""
+        return self._index.get(name, -1)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a walk read of one thread: the stack and the thread's own state as raw bytes, None where it could not be read."""
+    """What a walk read of one thread: the stack and the thread's state as `StateFormat` has it, None where it could not be read."""
 
     stack: Stack
-    state: bytes | None
+    state: tuple[int, ...] | None
 
 
 class Walk(Protocol):
-    """Reads the stack of one thread again and again; remembers what helps to do it in one call."""
+    """Reads the stack of one thread again and again; remembers what helps to do it in one call.
 
-    def read(self) -> Reading:
-        """Read the stack. Raises nothing but the errors of the memory."""
+    This is the seam at which a native walk can take the place of those here.
+    """
+
+    def gathering(self) -> Gathering:
+        """What the next reading needs, so that it can be gathered together with that of other threads."""
+        ...
+
+    def read(self, data: memoryview | None = None) -> Reading:
+        """Read the stack: from `data`, which is of `gathering()`, as far as that will do.
+
+        Equal bytes give the same `Reading` object, as a rule. Raises nothing but the errors of the memory.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Some code of the target is not what it was: equal bytes may mean another stack."""
         ...
 
 
@@ -63,6 +118,7 @@ class Recent:
 
     def __init__(self, most: int, spare: int) -> None:
         self._met: dict[int, None] = {}
+        self._newest: list[int] = []
         self._most = most
         self._spare = spare
         self._deepest = 0.0
@@ -71,16 +127,28 @@ class Recent:
         """What to ask for, the most recently met last."""
         return list(self._met)
 
-    def meet(self, keys: list[int]) -> None:
-        """Note what one walk met."""
+    def meet(self, keys: list[int]) -> bool:
+        """Note what one walk met; whether there is now more or less to ask for."""
+        count = len(keys)
+        if keys == self._newest and count == self._deepest:
+            return False
+        self._newest = keys
+        before = len(self._met)
         for key in keys:
             self._met.pop(key, None)
             self._met[key] = None
-        count = len(keys)
+        changed = len(self._met) > before
         self._deepest = max(count, self._deepest - (self._deepest - count) / _FORGET)
         limit = min(self._deepest + self._spare, self._most)
         while len(self._met) > limit:
             del self._met[next(iter(self._met))]
+            changed = True
+        return changed
+
+    def lose(self, key: int) -> None:
+        """Ask for it no more."""
+        self._met.pop(key, None)
+        self._newest = []
 
 
 class Places:

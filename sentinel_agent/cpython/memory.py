@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from sentinel_agent.errors import NoSuchTargetError, NotPermittedError, TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Range = tuple[int, int]
 """Address and size in bytes."""
@@ -35,6 +35,57 @@ class UnreadableError(TargetError):
     """What was read makes no sense or could not be read: the target changed under the reader, or is corrupt."""
 
 
+class Gathering:
+    """Ranges that are read together again and again, made ready for the system call once.
+
+    `words` are address and size of each range in turn, as an iovec array has them.
+    """
+
+    __slots__ = ("address", "count", "total", "words")
+
+    def __init__(self, ranges: Iterable[Range] = (), parts: Iterable[Gathering] = ()) -> None:
+        """The ranges, then those of `parts`.
+
+        Raises:
+            UnreadableError: they are more than one call may read, or one can be no range at all.
+        """
+        self.words = array("Q")
+        for address, size in ranges:
+            if not sane(address, size):
+                raise UnreadableError(f"{size} bytes at {address:#x} are no range")
+            self.words.extend((address, size))
+        for part in parts:
+            self.words += part.words
+        self.address, length = self.words.buffer_info()
+        self.count = length // 2
+        self.total = sum(self.words[1::2])
+        if self.count > MAX_RANGES or self.total > MAX_READ:
+            raise UnreadableError(
+                f"{self.total} bytes in {self.count} ranges in one call: at most {MAX_READ} in {MAX_RANGES} are read"
+            )
+
+    def ranges(self) -> list[Range]:
+        """Address and size of each range."""
+        return list(zip(self.words[::2], self.words[1::2], strict=True))
+
+
+class Buffer:
+    """Where gathering calls put what they read, each over what the one before left."""
+
+    def __init__(self) -> None:
+        self.local = array("Q", [0, 0])
+        self.local_address = self.local.buffer_info()[0]
+        self.view = memoryview(b"")
+
+    def prepare(self, total: int) -> None:
+        """Have room for `total` bytes, and say so in the iovec."""
+        if total > len(self.view):
+            memory = ctypes.create_string_buffer(1 << (total - 1).bit_length())
+            self.local[0] = ctypes.addressof(memory)
+            self.view = memoryview(memory).cast("B")
+        self.local[1] = total
+
+
 class Memory(Protocol):
     """Reads ranges of one address space."""
 
@@ -47,6 +98,13 @@ class Memory(Protocol):
 
     def read_many(self, ranges: Sequence[Range]) -> list[bytes | None]:
         """The bytes of each range, or None, from as few system calls as can be: one, unless a range fails."""
+        ...
+
+    def gather(self, gathering: Gathering, buffer: Buffer) -> memoryview | None:
+        """The bytes of all ranges, one after the other, from one system call; None if any cannot be read.
+
+        What is returned is good until the next call with the same buffer: nothing is copied.
+        """
         ...
 
 
@@ -71,10 +129,7 @@ class ProcessMemory:
             ctypes.c_ulong,
         ]
         self._pid = pid
-        self._buffer = ctypes.create_string_buffer(1 << 16)
-        self._view = memoryview(self._buffer)
-        self._local = array("Q", [ctypes.addressof(self._buffer), 0])
-        self._local_address = self._local.buffer_info()[0]
+        self._buffer = Buffer()
         self.calls = 0
 
     def read(self, address: int, size: int) -> bytes | None:
@@ -98,6 +153,17 @@ class ProcessMemory:
             wanted = wanted[done + 1 :]
         return answer
 
+    def gather(self, gathering: Gathering, buffer: Buffer) -> memoryview | None:
+        total = gathering.total
+        buffer.prepare(total)
+        self.calls += 1
+        got = self._readv(self._pid, buffer.local_address, 1, gathering.address, gathering.count, 0)
+        if got == total:
+            return buffer.view
+        if got < 0:
+            self._refused(ctypes.get_errno())
+        return None
+
     def _gather(self, ranges: Sequence[Range], wanted: list[int], answer: list[bytes | None]) -> int:
         """One system call for the `wanted` ranges; fills `answer`; returns how many of them came whole."""
         flat: list[int] = []
@@ -107,16 +173,15 @@ class ProcessMemory:
             total += ranges[i][1]
         if total > MAX_READ:
             raise UnreadableError(f"{total} bytes in one call: at most {MAX_READ} are read")
-        if total > len(self._view):
-            self._grow(total)
-        self._local[1] = total
+        buffer = self._buffer
+        buffer.prepare(total)
         remote = array("Q", flat)
         self.calls += 1
-        got = self._readv(self._pid, self._local_address, 1, remote.buffer_info()[0], len(wanted), 0)
+        got = self._readv(self._pid, buffer.local_address, 1, remote.buffer_info()[0], len(wanted), 0)
         if got < 0:
             self._refused(ctypes.get_errno())
             return 0
-        view, at = self._view, 0
+        view, at = buffer.view, 0
         for done, i in enumerate(wanted):
             end = at + ranges[i][1]
             if end > got:
@@ -124,11 +189,6 @@ class ProcessMemory:
             answer[i] = view[at:end].tobytes()
             at = end
         return len(wanted)
-
-    def _grow(self, total: int) -> None:
-        self._buffer = ctypes.create_string_buffer(1 << (total - 1).bit_length())
-        self._view = memoryview(self._buffer)
-        self._local[0] = ctypes.addressof(self._buffer)
 
     def _refused(self, code: int) -> None:
         if code == errno.ESRCH:
@@ -158,6 +218,9 @@ class ImageMemory:
             raise UnreadableError(f"more than {MAX_READ} bytes in one call")
         self.calls += 1
         return [self._one(address, size) if sane(address, size) else None for address, size in ranges]
+
+    def gather(self, gathering: Gathering, buffer: Buffer) -> memoryview | None:
+        return joined(self.read_many(gathering.ranges()))
 
     def _one(self, address: int, size: int) -> bytes | None:
         parts: list[bytes] = []
@@ -199,9 +262,18 @@ class RecordingMemory:
                         self._pages[start] = found
         return self._inner.read_many(ranges)
 
+    def gather(self, gathering: Gathering, buffer: Buffer) -> memoryview | None:
+        return joined(self.read_many(gathering.ranges()))
+
     def image(self) -> dict[int, bytes]:
         """Every page that was touched, as it was when first touched."""
         return dict(self._pages)
+
+
+def joined(pieces: Sequence[bytes | None]) -> memoryview | None:
+    """All pieces as one, None if one is missing."""
+    found = [piece for piece in pieces if piece is not None]
+    return memoryview(b"".join(found)) if len(found) == len(pieces) else None
 
 
 def read_word(memory: Memory, address: int) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from sentinel_agent.cpython.memory import Memory, Range
+    from sentinel_agent.cpython.memory import Buffer, Gathering, Memory, Range
 
 _T = TypeVar("_T")
 
@@ -161,3 +161,9 @@ class TimedMemory:
             self.pause.check()
         self.calls += 1
         return self._memory.read_many(ranges)
+
+    def gather(self, gathering: Gathering, buffer: Buffer) -> memoryview | None:
+        if self.pause is not None:
+            self.pause.check()
+        self.calls += 1
+        return self._memory.gather(gathering, buffer)

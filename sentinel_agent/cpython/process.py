@@ -90,8 +90,8 @@ class Interpreter:
             NoSuchTargetError: the target has ended.
         """
         self._samples += 1
-        if self._samples % REVALIDATE_EVERY == 0:
-            self._codes.revalidate()
+        if self._samples % REVALIDATE_EVERY == 0 and self._codes.revalidate():
+            self._threads.forget()
         return self._threads.read()
 
     def stacks(self) -> list[ThreadView]:

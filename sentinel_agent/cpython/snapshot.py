@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sentinel_agent.cpython.frames import MAX_DEPTH, Recent, fields
-from sentinel_agent.cpython.memory import MAX_READ
+from sentinel_agent.cpython.frames import MAX_DEPTH, Recent, StateFormat, fields
+from sentinel_agent.cpython.memory import MAX_READ, Gathering
 
 if TYPE_CHECKING:
     from sentinel_agent.cpython.layouts.model import Layout
-    from sentinel_agent.cpython.memory import Memory
+    from sentinel_agent.cpython.memory import Buffer, Memory, Range
 
 # enum _frameowner; 2 is a frame that is being taken apart. What lies on the C stack is said to be the interpreter's from 3.14 on.
 THREAD, GENERATOR, C_STACK = 0, 1, 3
@@ -49,74 +49,103 @@ class ChunkFormat:
         self.executing = generator.executing & 0xFF
         self.header = fields((chunk.previous, "Q"), (chunk.size, "Q"))
         self.data = chunk.data
-        self.state_size = thread.size
-        self.chunk_at = thread.datastack_chunk
-        self.top_at = thread.datastack_top
-        self.base_at = thread.base_frame
+        self.state = StateFormat(layout)
+        self.chunk_at = self.state.index("datastack_chunk")
+        self.top_at = self.state.index("datastack_top")
+        self.base_at = self.state.index("base_frame")
         self.by_cframe = layout.minor <= 12
-        self.leaf_at = thread.cframe if self.by_cframe else thread.current_frame
+        self.leaf_at = self.state.index("cframe" if self.by_cframe else "current_frame")
         self.cframe_at = thread.cframe_current
 
 
-class Snapshot:
-    """What one call read. `leaf` and `leaf_after` are the thread's leaf frame before and after the data stack was read.
+class Plan:
+    """What one call asks for, twice: the thread's state and the chunks, the newest first, then the pages in rising order.
 
-    `spans` are the chunks, the newest first: address and bytes; `stable` is the address up to which the newest one was the same
-    both times (the older ones were, all of them). `ground` is where the thread's first frame lies on them, 0 where
-    that is not known; `top` and `top_after` are how far they were in use. `base` ends the chain of frames.
+    `chunks` are address, bytes, and where they begin in what the call gives; `pages` say that by number. The state and the
+    chunks are the first `core` bytes. The second time everything lies `half` further.
+    """
+
+    __slots__ = ("chunks", "core", "gathering", "half", "pages")
+
+    def __init__(self, thread: int, state_size: int, numbers: list[int], chunks: list[Range]) -> None:
+        ranges = [(thread, state_size)]
+        at = state_size
+        self.chunks: list[tuple[int, int, int]] = []
+        for address, size in chunks:
+            self.chunks.append((address, size, at))
+            ranges.append((address, size))
+            at += size
+        self.core = at
+        self.pages: dict[int, int] = {}
+        for number in numbers:
+            self.pages[number] = at
+            ranges.append((number * _PAGE, _PAGE))
+            at += _PAGE
+        self.half = at
+        self.gathering = Gathering(ranges * 2)
+
+
+class Snapshot:
+    """What one call read: `data`, in which everything lies as `plan` says.
+
+    `leaf` and `leaf_after` are the thread's leaf frame before and after the data stack was read. `stable` is the address up to
+    which the newest chunk was the same both times (the older ones were, all of them). `ground` is where the thread's
+    first frame lies on them, 0 where that is not known; `top` and `top_after` are how far they were in use. `base` ends
+    the chain of frames. `pages` are those that say where the leaf is, `read` where in `data` they
+    say so and in how many bytes. `core` is what the plan calls so.
     """
 
     __slots__ = (
-        "_after",
-        "_before",
         "base",
+        "core",
+        "data",
         "ground",
         "leaf",
         "leaf_after",
-        "spans",
+        "pages",
+        "plan",
+        "read",
         "stable",
         "state",
         "top",
         "top_after",
     )
 
-    def __init__(self, state: bytes, before: dict[int, bytes], after: dict[int, bytes]) -> None:
+    def __init__(self, data: memoryview, plan: Plan, core: bytes, state: tuple[int, ...]) -> None:
+        self.data = data
+        self.core = core
+        self.plan = plan
         self.state = state
-        self._before = before
-        self._after = after
         self.leaf = self.leaf_after = UNKNOWN
         self.top = self.top_after = self.ground = self.stable = self.base = 0
-        self.spans: list[tuple[int, bytes]] = []
+        self.pages: list[int] = []
+        self.read: list[tuple[int, int]] = []
 
-    def on_stack(self, address: int, size: int) -> tuple[bytes, int] | None:
-        """The chunk in which `size` bytes at `address` lie, and where in it."""
-        for low, data in self.spans:
-            if low <= address <= low + len(data) - size:
-                return data, address - low
-        return None
+    def on_stack(self, address: int, size: int) -> int:
+        """Where in `data` the `size` bytes at `address` are if they lie on a chunk; else UNKNOWN."""
+        for low, length, at in self.plan.chunks:
+            if low <= address <= low + length - size:
+                return at + address - low
+        return UNKNOWN
 
     def changed(self, end: int) -> bool:
         """Whether anything below `end` on the newest chunk was not the same both times."""
-        if not self.spans:
+        if not self.plan.chunks:
             return False
-        low, data = self.spans[0]
-        return self.stable < end <= low + len(data)
+        low, length, _ = self.plan.chunks[0]
+        return self.stable < end <= low + length
 
-    def in_pages(self, address: int, size: int) -> tuple[bytes, bytes] | None:
-        """The bytes at `address` both times; None for pages that were not asked for."""
-        before = _cut(self._before, address, size)
-        after = _cut(self._after, address, size)
-        return None if before is None or after is None else (before, after)
+    def in_pages(self, address: int, size: int) -> int:
+        """Where in `data` the `size` bytes at `address` are if they lie on pages that were asked for; else UNKNOWN."""
+        number, at = divmod(address, _PAGE)
+        found = self.plan.pages.get(number, UNKNOWN)
+        if found < 0 or (at + size > _PAGE and self.plan.pages.get(number + 1) != found + _PAGE):
+            return UNKNOWN
+        return found + at
 
-    def word_before(self, address: int) -> int:
-        """A word in the pages as it was before the data stack was read; UNKNOWN where it was not asked for."""
-        found = _cut(self._before, address, 8)
-        return UNKNOWN if found is None else int.from_bytes(found, "little")
-
-    def word_after(self, address: int) -> int:
-        """The same, after the data stack was read."""
-        found = _cut(self._after, address, 8)
-        return UNKNOWN if found is None else int.from_bytes(found, "little")
+    def word(self, at: int) -> int:
+        """The word at a place in `data`; UNKNOWN at none."""
+        return UNKNOWN if at < 0 else int.from_bytes(self.data[at : at + 8], "little")
 
 
 def _same(one: bytes, other: bytes) -> int:
@@ -133,80 +162,89 @@ def _same(one: bytes, other: bytes) -> int:
     return same
 
 
-def _cut(pages: dict[int, bytes], address: int, size: int) -> bytes | None:
-    number, at = divmod(address, _PAGE)
-    page = pages.get(number)
-    if page is None or at + size <= _PAGE:
-        return None if page is None else page[at : at + size]
-    following = pages.get(number + 1)
-    return None if following is None else page[at:] + following[: at + size - _PAGE]
-
-
 class Gatherer:
     """Takes snapshots of the thread whose `PyThreadState` is at `thread`, and learns what to ask for."""
 
-    def __init__(self, memory: Memory, form: ChunkFormat, thread: int) -> None:
+    def __init__(self, memory: Memory, buffer: Buffer, form: ChunkFormat, thread: int) -> None:
         self._memory = memory
+        self._buffer = buffer
         self._form = form
         self._thread = thread
-        self._chunks: list[tuple[int, int]] = []  # address and size, the newest first
+        self._chunks: list[Range] = []  # address and size, the newest first
         self._top = self._base = 0
         self._grounded = False  # the last of the chunks is the thread's first one
         self._recent = Recent(_MAX_PAGES, _SPARE_PAGES)
+        self._plan: Plan | None = None
+
+    def plan(self) -> Plan:
+        """What to ask for next; the same object until something else is to be asked for."""
+        plan = self._plan
+        if plan is None:
+            chunks = [(address, self._used(address, size)) for address, size in self._chunks]
+            plan = Plan(self._thread, self._form.state.size, sorted(self._recent.keys()), chunks)
+            self._plan = plan
+        return plan
 
     def take(self) -> Snapshot | None:
-        """Read everything in one call; None if the thread's chunks are others than those known, which is then noted."""
-        form = self._form
-        numbers = self._recent.keys()
-        numbers.reverse()
-        count = len(numbers)
-        # The state first, then what becomes untrue soonest.
-        again = [(self._thread, form.state_size), *((number * _PAGE, _PAGE) for number in numbers)]
-        chunks = [(address, self._used(address, size)) for address, size in self._chunks]
-        got = self._memory.read_many([*again, *chunks, *again, *chunks])
-        half = len(got) // 2
-        state, state_after = got[0], got[half]
-        if state is None or state_after is None:
-            return None
-        data, data_after = got[count + 1 : half], got[half + count + 1 :]
-        chunk, self._top = (
-            int.from_bytes(state[at : at + 8], "little") for at in (form.chunk_at, form.top_at)
-        )
-        if (self._chunks[0][0] if self._chunks else 0) != chunk or None in data or data[1:] != data_after[1:]:
+        """Read everything in one call; None if it is not of use, and what to ask for is then another."""
+        data = self._memory.gather(self.plan().gathering, self._buffer)
+        if data is not None:
+            return self.see(data)
+        self._lose()
+        return None
+
+    def see(self, data: memoryview) -> Snapshot | None:
+        """What was read by the plan; None if the thread's chunks are others than those known, which is then noted."""
+        form, plan = self._form, self.plan()
+        half, unpack = plan.half, form.state.unpack
+        state, state_after = unpack(data, 0), unpack(data, half)
+        core, core_after = data[: plan.core].tobytes(), data[half : half + plan.core].tobytes()
+        chunk, self._top = state[form.chunk_at], state[form.top_at]
+        stable, older = 0, plan.core
+        if plan.chunks:
+            low, size, at = plan.chunks[0]
+            older = at + size
+            if chunk == low:
+                stable = low + _same(core[at:older], core_after[at:older])
+                if not self._fits(low, size):
+                    self._plan = None
+        if chunk != (plan.chunks[0][0] if plan.chunks else 0) or core[older:] != core_after[older:]:
             self._learn_chunks(chunk)
             return None
-        snapshot = Snapshot(
-            state, _pages(numbers, got[1 : count + 1]), _pages(numbers, got[half + 1 : half + count + 1])
-        )
-        snapshot.spans = [
-            (address, found or b"") for (address, _), found in zip(self._chunks, data, strict=True)
-        ]
-        snapshot.top = self._top
-        snapshot.top_after = int.from_bytes(state_after[form.top_at : form.top_at + 8], "little")
+        snapshot = Snapshot(data, plan, core, state)
+        snapshot.stable = stable
+        snapshot.top, snapshot.top_after = self._top, state_after[form.top_at]
         if form.base_at >= 0:
-            snapshot.base = self._base = int.from_bytes(state[form.base_at : form.base_at + 8], "little")
-        if snapshot.spans:
-            low, newest = snapshot.spans[0]
-            snapshot.stable = low + _same(newest, data_after[0] or b"")
+            snapshot.base = self._base = state[form.base_at]
         # The first slot of the first chunk is left empty (`push_chunk`, Python/pystate.c).
-        snapshot.ground = snapshot.spans[-1][0] + form.data + 8 if snapshot.spans and self._grounded else 0
-        self._find_leaf(snapshot, state_after)
+        snapshot.ground = plan.chunks[-1][0] + form.data + 8 if plan.chunks and self._grounded else 0
+        leaf, leaf_after = state[form.leaf_at], state_after[form.leaf_at]
+        if form.by_cframe:
+            pointer, pointer_after = leaf + form.cframe_at, leaf_after + form.cframe_at
+            at = snapshot.in_pages(pointer, 8)
+            at_after = at if pointer_after == pointer else snapshot.in_pages(pointer_after, 8)
+            leaf = snapshot.word(at)
+            leaf_after = snapshot.word(at_after + half if at_after >= 0 else UNKNOWN)
+            snapshot.pages.append(pointer // _PAGE)
+            snapshot.read += [(place, 8) for place in (at, at_after) if place >= 0]
+        snapshot.leaf, snapshot.leaf_after = leaf, leaf_after
         return snapshot
 
-    def _find_leaf(self, snapshot: Snapshot, state_after: bytes) -> None:
-        at = self._form.leaf_at
-        snapshot.leaf = int.from_bytes(snapshot.state[at : at + 8], "little")
-        snapshot.leaf_after = int.from_bytes(state_after[at : at + 8], "little")
-        if self._form.by_cframe:
-            pointer = snapshot.leaf + self._form.cframe_at
-            pointer_after = snapshot.leaf_after + self._form.cframe_at
-            self.meet([pointer // _PAGE])
-            snapshot.leaf = snapshot.word_before(pointer)
-            snapshot.leaf_after = snapshot.word_after(pointer_after)
+    def _lose(self) -> None:
+        """Ask no more for what cannot be read any more."""
+        numbers = list(self.plan().pages)
+        found = self._memory.read_many([*((number * _PAGE, 1) for number in numbers), *self._chunks])
+        for number, byte in zip(numbers, found, strict=False):
+            if byte is None:
+                self._recent.lose(number)
+        if None in found[len(numbers) :]:
+            self._chunks = []
+        self._plan = None
 
     def meet(self, pages: list[int]) -> None:
         """Note pages that frames of the thread lie in."""
-        self._recent.meet(pages)
+        if self._recent.meet(pages):
+            self._plan = None
 
     def page_of(self, address: int) -> int:
         """The number of a page."""
@@ -214,11 +252,17 @@ class Gatherer:
 
     def _used(self, address: int, size: int) -> int:
         """How much of a chunk to read: an older one whole, the newest up to a little over its last known top."""
-        return min(size, self._top - address + _SLACK) if address < self._top <= address + size else size
+        used = (self._top - address) // _SLACK * _SLACK + 2 * _SLACK
+        return min(size, used) if address < self._top <= address + size else size
+
+    def _fits(self, address: int, asked: int) -> bool:
+        """Whether what is asked for of the newest chunk still suits its top, neither short nor far too much."""
+        over = asked - (self._top - address)
+        return over <= 8 * _SLACK and (over >= _SLACK // 2 or (address, asked) == self._chunks[0])
 
     def _learn_chunks(self, address: int) -> None:
         """Follow the chunks from the newest one, and keep as many as may be read in one call."""
-        self._chunks, self._grounded = [], not address
+        self._chunks, self._grounded, self._plan = [], not address, None
         left = (MAX_READ - 2 * (_MAX_PAGES + 1) * _PAGE) // 2
         while address and len(self._chunks) < _MAX_CHUNKS:
             head = self._memory.read(address, self._form.header.size)
@@ -250,7 +294,3 @@ class Gatherer:
                 break
             address = previous
         self.meet(list(pages))
-
-
-def _pages(numbers: list[int], data: list[bytes | None]) -> dict[int, bytes]:
-    return {number: page for number, page in zip(numbers, data, strict=True) if page is not None}

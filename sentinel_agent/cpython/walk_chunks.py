@@ -32,7 +32,13 @@ from sentinel_agent.cpython.snapshot import (
 if TYPE_CHECKING:
     from sentinel_agent.cpython.code import Code, CodeCache, Frame
     from sentinel_agent.cpython.frames import Stack
-    from sentinel_agent.cpython.memory import Memory
+    from sentinel_agent.cpython.memory import Buffer, Gathering, Memory
+    from sentinel_agent.cpython.snapshot import Plan
+
+
+_Seen = tuple[tuple[int, ...], "Frame | None", int, bool, bool]
+"""A frame as read, its place if it is shown, where it ends on the data stack (0: it is no frame), whether it says that it has called
+another one, whether it is never shown."""
 
 
 class _Chain:
@@ -48,12 +54,14 @@ class _Chain:
         "missing",
         "pages",
         "places",
+        "read",
         "via_c",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self.places = Places()
-        self.pages: list[int] = []
+        self.pages = snapshot.pages
+        self.read = snapshot.read  # where on pages something was read, and how much
         self.met: dict[int, int] = {}  # address of a frame -> how many are above it
         self.boundary = (
             0  # how many frames are above the first whose call only the thread's leaf can prove, 0 for none
@@ -71,121 +79,192 @@ class _Chain:
 class ChunkWalk:
     """The walk of one thread, whose `PyThreadState` is at `thread`."""
 
-    def __init__(self, memory: Memory, codes: CodeCache, form: ChunkFormat, thread: int) -> None:
+    def __init__(
+        self, memory: Memory, buffer: Buffer, codes: CodeCache, form: ChunkFormat, thread: int
+    ) -> None:
         self._codes = codes
         self._form = form
-        self._gatherer = Gatherer(memory, form, thread)
+        self._gatherer = Gatherer(memory, buffer, form, thread)
         self._last: dict[int, Frame] = {}  # the last whole stack, by the frames' addresses
+        self._seen: dict[int, _Seen] = {}  # by address, as last looked at
+        self._reading = Reading(FAILED, None)  # the last whole one
+        self._plan: Plan | None = None  # what it was read by
+        self._core = b""  # of what was read
+        self._evidence: list[
+            tuple[int, bytes]
+        ] = []  # all that it was made of, and where that lay; nothing if it will not come again
 
-    def read(self) -> Reading:
+    def gathering(self) -> Gathering:
+        """The thread's state, its data stack and the pages that its other frames lie in."""
+        return self._gatherer.plan().gathering
+
+    def forget(self) -> None:
+        """Equal bytes may mean another stack from now on."""
+        self._evidence = []
+        self._seen.clear()
+
+    def read(self, data: memoryview | None = None) -> Reading:
         """Read the stack; one gathering call where nothing changed much since the last reading, ATTEMPTS at most."""
-        state: bytes | None = None
+        if data is not None and self._evidence and self._unchanged(data):
+            return self._reading
+        self._evidence = []
+        state: tuple[int, ...] | None = None
         best = FAILED
         for _ in range(ATTEMPTS):
-            snapshot = self._gatherer.take()
+            snapshot = self._gatherer.take() if data is None else self._gatherer.see(data)
+            data = None
             if snapshot is None:
                 continue
             state = snapshot.state
             chain = self._follow(snapshot)
             self._gatherer.meet(chain.pages)
             if chain.ends and self._rooted(chain, snapshot) and self._held(chain, snapshot):
-                self._last = dict(zip(chain.places.addresses, chain.places.frames, strict=True))
-                return Reading(whole(chain.places), state)
+                places = chain.places
+                self._last = dict(zip(places.addresses, places.frames, strict=True))
+                self._reading = Reading(whole(places), state)
+                self._keep(snapshot, chain.read)
+                return self._reading
             if chain.missing:
                 self._gatherer.learn(chain.missing)
             best = self._torn(chain, snapshot)
         return Reading(best, state)
 
+    def _unchanged(self, data: memoryview) -> bool:
+        """Whether everything that the last reading was made of is as it was: then so is the stack."""
+        return self._plan is self._gatherer.plan() and all(
+            data[at : at + len(was)].tobytes() == was for at, was in self._evidence
+        )
+
+    def _keep(self, snapshot: Snapshot, read: list[tuple[int, int]]) -> None:
+        """Keep what a whole stack was made of, if it seems to stand still; `read` are the places on pages and their sizes."""
+        plan, data = snapshot.plan, snapshot.data
+        if self._plan is plan and self._core == snapshot.core:
+            places = [(0, plan.core), *read]
+            self._evidence = [
+                (start, data[start : start + size].tobytes())
+                for at, size in places
+                for start in (at, at + plan.half)
+            ]
+        self._plan, self._core = plan, snapshot.core
+
     def _follow(self, snapshot: Snapshot) -> _Chain:
         """Follow the chain from the leaf, as far as it holds."""
-        chain, address = _Chain(), snapshot.leaf
+        chain, address = _Chain(snapshot), snapshot.leaf
         if address == UNKNOWN:
             return chain
-        form = self._form
-        unpack, size, lead = form.frame.unpack_from, form.frame.size, form.lead
-        low, data = snapshot.spans[0] if snapshot.spans else (0, b"")
-        last, base = len(data) - size, snapshot.base
+        data, unpack, size = snapshot.data, self._form.frame.unpack_from, self._form.frame.size
+        low, length, stack = snapshot.plan.chunks[0] if snapshot.plan.chunks else (0, 0, 0)
+        last, base = length - size, snapshot.base
         for _ in range(MAX_DEPTH):
             if not address or address == base:
                 chain.ends = True
                 break
             at, same = address - low, True
             if 0 <= at <= last:
-                frame = unpack(data, at)
+                frame = unpack(data, stack + at)
                 held = frame[5] == THREAD
-            elif (found := snapshot.on_stack(address, size)) is not None:
-                frame = unpack(*found)
-                held = frame[5] == THREAD
-            elif (pages := snapshot.in_pages(address - lead, lead + size)) is not None:
-                chain.pages.append(self._gatherer.page_of(address))
-                frame = unpack(pages[0], lead)
-                same = pages[0] == pages[1] or (not chain.met and self._still_running(*pages))
-                if frame[5] == C_STACK and same:
+            else:
+                frame, held, same = self._elsewhere(chain, snapshot, address)
+                if frame and frame[5] == C_STACK and same:
                     chain.via_c = True
                     address = frame[1]
                     continue
-                held = frame[5] == GENERATOR and pages[0][0] == form.executing and (same or not chain.met)
-            else:
-                chain.missing = address
-                break
             if not held or not self._accept(chain, snapshot, address, frame) or not same:
                 break
             address = frame[1]
         return chain
 
-    def _still_running(self, before: bytes, after: bytes) -> bool:
+    def _elsewhere(
+        self, chain: _Chain, snapshot: Snapshot, address: int
+    ) -> tuple[tuple[int, ...], bool, bool]:
+        """A frame that is not on the newest chunk, whether it is in use there, whether it was the same both times."""
+        form, data = self._form, snapshot.data
+        size, lead = form.frame.size, form.lead
+        at = snapshot.on_stack(address, size)
+        if at >= 0:
+            frame = form.frame.unpack_from(data, at)
+            return frame, frame[5] == THREAD, True
+        size += lead
+        at = snapshot.in_pages(address - lead, size)
+        if at < 0:
+            chain.missing = address
+            return (), False, False
+        chain.pages.append(self._gatherer.page_of(address))
+        chain.read.append((at, size))
+        after = at + snapshot.plan.half
+        frame = form.frame.unpack_from(data, at + lead)
+        same = data[at : at + size] == data[after : after + size] or (
+            not chain.met and self._still_running(data, at, after)
+        )
+        held = frame[5] == GENERATOR and data[at] == form.executing and (same or not chain.met)
+        return frame, held, same
+
+    def _still_running(self, data: memoryview, before: int, after: int) -> bool:
         """Whether a generator that was the leaf is still executing, for the same caller."""
-        form = self._form
+        unpack, lead = self._form.frame.unpack_from, self._form.lead
         return (
-            before[0] == after[0]
-            and form.frame.unpack_from(before, form.lead)[:2] == form.frame.unpack_from(after, form.lead)[:2]
+            data[before] == data[after] and unpack(data, before + lead)[:2] == unpack(data, after + lead)[:2]
         )
 
     def _accept(self, chain: _Chain, snapshot: Snapshot, address: int, frame: tuple[int, ...]) -> bool:
         """Add a frame to the chain, unless it cannot be what it seems."""
-        code_address, _, instr, stacktop, entry, owner = frame
-        code = self._codes.get(code_address & self._form.code_bits)
-        if code is None or address in chain.met:
+        seen = self._seen.get(address)
+        if seen is None or seen[0] != frame:
+            seen = self._look_at(address, frame)
+        _, place, end, calls, hidden = seen
+        met = chain.met
+        if not end or address in met:
             return False
-        depth = len(chain.met)
-        lasti = instr - code.bytecode
-        if not -2 <= lasti < code.bytecode_size:
+        depth = len(met)
+        if depth and not (calls or chain.via_c):
             return False
-        if depth and not chain.via_c and not _calls(code, lasti, stacktop):
-            return False
-        if owner == THREAD:
-            if (
-                chain.lowest
-                and address + code.frame_size != chain.lowest
-                and not self._crosses(address, chain, snapshot)
-            ):
+        generator = frame[5] == GENERATOR
+        if not generator:
+            if chain.lowest and end != chain.lowest and not self._crosses(address, chain, snapshot):
                 return False
             chain.lowest = address
             if depth and not chain.innermost:
-                chain.innermost = address + code.frame_size
-        if owner == GENERATOR or lasti >= code.first_traceable:
-            chain.places.add(code.at(max(lasti, -1)), address)
-        elif depth and not _never_shown(code):
+                chain.innermost = end
+        if place is not None:
+            chain.places.frames.append(place)
+            chain.places.addresses.append(address)
+        elif depth and not hidden:
             return False
         if depth and not chain.boundary and (chain.via_c or not (chain.generator or self._form.tells_calls)):
             chain.boundary = depth
-        chain.generator |= owner == GENERATOR
-        chain.met[address] = depth
-        chain.via_c = self._form.marks_entry and bool(entry)
+        chain.generator |= generator
+        met[address] = depth
+        chain.via_c = self._form.marks_entry and bool(frame[4])
         return True
+
+    def _look_at(self, address: int, frame: tuple[int, ...]) -> _Seen:
+        """What a frame says by itself."""
+        code_address, _, instr, stacktop, _, owner = frame
+        code = self._codes.get(code_address & self._form.code_bits)
+        lasti = instr - code.bytecode if code is not None else 0
+        if code is None or not -2 <= lasti < code.bytecode_size:
+            return frame, None, 0, False, False
+        shown = owner == GENERATOR or lasti >= code.first_traceable
+        place = code.at(max(lasti, -1)) if shown else None
+        if len(self._seen) >= MAX_DEPTH:
+            self._seen.clear()
+        calls, hidden = _calls(code, lasti, stacktop), _never_shown(code)
+        seen = frame, place, address + code.frame_size, calls, hidden
+        self._seen[address] = seen
+        return seen
 
     def _crosses(self, address: int, chain: _Chain, snapshot: Snapshot) -> bool:
         """Whether the callee was the first frame of a newer chunk: then its caller lies on an older one."""
         return any(
-            chain.lowest == low + self._form.data and not low <= address < low + len(data)
-            for low, data in snapshot.spans
+            chain.lowest == low + self._form.data and not low <= address < low + size
+            for low, size, _ in snapshot.plan.chunks
         )
 
     def _rooted(self, chain: _Chain, snapshot: Snapshot) -> bool:
         """Whether a chain that ends reaches the bottom of the data stack."""
         if chain.lowest:
             return chain.lowest == snapshot.ground
-        return not snapshot.spans or snapshot.top == snapshot.ground
+        return not snapshot.plan.chunks or snapshot.top == snapshot.ground
 
     def _held(self, chain: _Chain, snapshot: Snapshot) -> bool:
         """Whether what C code called was still there after everything was read: frames that were left look as before."""
@@ -196,10 +275,10 @@ class ChunkWalk:
             return True
         if after in chain.met:
             return chain.met[after] < chain.boundary
-        if snapshot.on_stack(after, 1) is None:
+        if snapshot.on_stack(after, 1) < 0:
             return False
         below = [address for address, depth in chain.met.items() if depth >= chain.boundary]
-        return all(after > address for address in below if snapshot.on_stack(address, 1) is not None)
+        return all(after > address for address in below if snapshot.on_stack(address, 1) >= 0)
 
     def _torn(self, chain: _Chain, snapshot: Snapshot) -> Stack:
         """What is sure of both ends: from the leaf on while no C code lies between, and from the root on."""
@@ -209,7 +288,7 @@ class ChunkWalk:
             if depth and (depth >= chain.boundary > 0 or snapshot.changed(address + frame.code.frame_size)):
                 break
             leaf.add(frame, address)
-        taken = [address for address in leaf.addresses if snapshot.on_stack(address, 1) is not None]
+        taken = [address for address in leaf.addresses if snapshot.on_stack(address, 1) >= 0]
         return partial(leaf, self._from_root(min([snapshot.top, snapshot.top_after, *taken]), snapshot))
 
     def _from_root(self, end: int, snapshot: Snapshot) -> Places:
@@ -217,14 +296,14 @@ class ChunkWalk:
         places = Places()
         if not snapshot.ground:
             return places
-        low, data = snapshot.spans[-1]
+        low, length, stack = snapshot.plan.chunks[-1]
         address, caller, calls = snapshot.ground, 0, False
-        size, end = self._form.frame.size, min(end, low + len(data))
-        if len(snapshot.spans) == 1:
+        size, end = self._form.frame.size, min(end, low + length)
+        if len(snapshot.plan.chunks) == 1:
             end = min(end, snapshot.stable)
         while address + size <= end:
             code_address, previous, instr, stacktop, entry, owner = self._form.frame.unpack_from(
-                data, address - low
+                snapshot.data, stack + address - low
             )
             code = self._codes.get(code_address & self._form.code_bits)
             if code is None or owner != THREAD or address + code.frame_size > end:
@@ -250,10 +329,10 @@ class ChunkWalk:
 
     def _beyond_c(self, address: int, snapshot: Snapshot) -> int:
         """The frame that called, where a frame on the C stack lies between."""
-        found = snapshot.in_pages(address, self._form.frame.size)
-        if found is None:
+        at = snapshot.in_pages(address, self._form.frame.size)
+        if at < 0:
             return address
-        frame = self._form.frame.unpack(found[0])
+        frame = self._form.frame.unpack_from(snapshot.data, at)
         return int(frame[1]) if frame[5] == C_STACK else address
 
 

@@ -16,20 +16,24 @@ from sentinel_agent.cpython.frames import (
     Places,
     Reading,
     Recent,
+    StateFormat,
     fields,
     partial,
     whole,
 )
-from sentinel_agent.cpython.memory import MAX_RANGES
+from sentinel_agent.cpython.memory import MAX_RANGES, Gathering
 
 if TYPE_CHECKING:
     from sentinel_agent.cpython.code import CodeCache, Frame
     from sentinel_agent.cpython.layouts.model import Layout
-    from sentinel_agent.cpython.memory import Memory
+    from sentinel_agent.cpython.memory import Buffer, Memory
 
 # f_executing of 3.8 and 3.9; f_state of 3.10, where a frame that handles an exception is unwinding (3) and may call.
 _EXECUTING = {8: (1,), 9: (1,), 10: (0, 3)}
 _SPARE_FRAMES = 32
+
+_Snapshot = tuple[memoryview, dict[int, int]]
+"""What one call gave, and where in it the frame of each address lies."""
 
 
 class ObjectFormat:
@@ -41,48 +45,82 @@ class ObjectFormat:
         self.size = self.frame.size
         self.executing = _EXECUTING[layout.minor]
         self.unit = 2 if layout.minor == 10 else 1
-        self.state_size = layout.thread.size
-        self.leaf_at = layout.thread.frame
+        self.state = StateFormat(layout)
+        self.leaf_at = self.state.index("frame")
 
 
 class ObjectWalk:
     """The walk of one thread, whose `PyThreadState` is at `thread`."""
 
-    def __init__(self, memory: Memory, codes: CodeCache, form: ObjectFormat, thread: int) -> None:
+    def __init__(
+        self, memory: Memory, buffer: Buffer, codes: CodeCache, form: ObjectFormat, thread: int
+    ) -> None:
         self._memory = memory
+        self._buffer = buffer
         self._codes = codes
         self._form = form
         self._thread = thread
         self._recent = Recent(MAX_RANGES - 1, _SPARE_FRAMES)
+        self._asked: dict[int, int] = {}  # address of each frame that is asked for, and where it comes to lie
+        self._gathering: Gathering | None = None
         self._last: list[int] = []  # the last whole chain, root first
+        self._data: bytes | None = None  # what the last reading was made of, if it was whole
+        self._reading = Reading(FAILED, None)
 
-    def read(self) -> Reading:
+    def gathering(self) -> Gathering:
+        """The thread's state and the frames met lately."""
+        if self._gathering is None:
+            size, state_size = self._form.size, self._form.state.size
+            keys = self._recent.keys()
+            self._asked = {key: state_size + number * size for number, key in enumerate(keys)}
+            self._gathering = Gathering([(self._thread, state_size), *((key, size) for key in keys)])
+        return self._gathering
+
+    def forget(self) -> None:
+        """Equal bytes may mean another stack from now on."""
+        self._data = None
+
+    def read(self, data: memoryview | None = None) -> Reading:
         """Read the stack; up to ATTEMPTS gathering calls, one where all frames have been met lately."""
-        state: bytes | None = None
+        if data is not None and self._data is not None and data.tobytes() == self._data:
+            return self._reading
+        self._data = None
+        state: tuple[int, ...] | None = None
         best = FAILED
-        for _ in range(ATTEMPTS):
-            asked = self._recent.keys()
-            got = self._memory.read_many(
-                [(self._thread, self._form.state_size)] + [(a, self._form.size) for a in asked]
-            )
-            state = got[0]
-            if state is None:
+        for attempt in range(ATTEMPTS):
+            if data is None or attempt:
+                data = self._memory.gather(self.gathering(), self._buffer)
+            if data is None:
+                self._lose()
                 continue
-            snapshot = {
-                address: data for address, data in zip(asked, got[1:], strict=True) if data is not None
-            }
-            leaf = int.from_bytes(state[self._form.leaf_at : self._form.leaf_at + 8], "little")
-            chain, places, stopped = self._follow(leaf, snapshot)
-            self._recent.meet(chain)
+            asked = self._asked
+            snapshot = (data, asked)
+            state = self._form.state.unpack(data, 0)
+            chain, places, stopped = self._follow(state[self._form.leaf_at], snapshot)
+            self._meet(chain)
             if not stopped:
                 self._last = chain[::-1]
-                return Reading(whole(places), state)
-            if stopped not in snapshot:
+                self._data = data[: self.gathering().total].tobytes() if self._gathering else None
+                self._reading = Reading(whole(places), state)
+                return self._reading
+            if stopped not in asked:
                 self._learn(chain, stopped)
             best = partial(places, self._from_root(snapshot, set(chain)))
         return Reading(best, state)
 
-    def _follow(self, address: int, snapshot: dict[int, bytes]) -> tuple[list[int], Places, int]:
+    def _meet(self, frames: list[int]) -> None:
+        if self._recent.meet(frames):
+            self._gathering = None
+
+    def _lose(self) -> None:
+        """Ask no more for frames that cannot be read any more."""
+        asked = list(self._asked)
+        for address, found in zip(asked, self._memory.read_many([(a, 1) for a in asked]), strict=True):
+            if found is None:
+                self._recent.lose(address)
+        self._gathering = None
+
+    def _follow(self, address: int, snapshot: _Snapshot) -> tuple[list[int], Places, int]:
         """Addresses and places from the leaf on, and the frame that the chain could not go on with (0: it ends)."""
         chain: list[int] = []
         places = Places()
@@ -97,12 +135,13 @@ class ObjectWalk:
             address = found[0]
         return chain, places, 0
 
-    def _frame(self, address: int, snapshot: dict[int, bytes]) -> tuple[int, Frame] | None:
+    def _frame(self, address: int, snapshot: _Snapshot) -> tuple[int, Frame] | None:
         """Caller's address and place of an executing frame; None if it is no such thing."""
-        data = snapshot.get(address)
-        if data is None:
+        data, asked = snapshot
+        at = asked.get(address)
+        if at is None:
             return None
-        previous, code_address, lasti, state = self._form.frame.unpack(data)
+        previous, code_address, lasti, state = self._form.frame.unpack_from(data, at)
         code = self._codes.get(code_address)
         lasti *= self._form.unit
         if code is None or state not in self._form.executing or not -2 <= lasti < code.bytecode_size:
@@ -123,9 +162,9 @@ class ObjectWalk:
             found.append(address)
             known.add(address)
             address = previous
-        self._recent.meet(found)
+        self._meet(found)
 
-    def _from_root(self, snapshot: dict[int, bytes], taken: set[int]) -> Places:
+    def _from_root(self, snapshot: _Snapshot, taken: set[int]) -> Places:
         """The frames of the last whole chain, from its root on, that still call each other; innermost first."""
         caller = 0
         places = Places()

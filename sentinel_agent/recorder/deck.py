@@ -184,6 +184,11 @@ class FlightDeck:
         self._others = smoothed(self._others, min(others, self.overhead))
         return max(self.overhead - self._others, self.overhead * _LEAST_SHARE)
 
+    def _flush(self) -> None:
+        """Whoever holds a ring sees every look."""
+        for seat in self._seats.values():
+            seat.flight.flush()
+
     async def spool(self, write: Callable[[Spool, Sequence[Batch], float], Awaitable[None]]) -> None:
         """Hand what the spool has not got yet to `write`, which is to bring it to the disk off this thread."""
         if self._spool is None:
@@ -204,6 +209,7 @@ class FlightDeck:
         Raises:
             ValueError: the window is empty.
         """
+        self._flush()
         pieces = ring.snapshot(since) if ring is not None else []
         oldest = ring.statistics().oldest if ring is not None else None
         spool = None if oldest is not None and oldest <= since else self._spool

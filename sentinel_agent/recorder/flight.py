@@ -1,15 +1,16 @@
 """Puts the stacks of a live target into its ring: one `sample` is one look at all its threads.
 
-The reader gives frames that are the same object for the same place, so what a sample costs here is a dictionary
-look-up per frame and one small read of `/proc` per thread, for whether it is on a CPU.
+A look comes every 10 to 50 ms, when the processor's caches hold other things: code that runs once costs several times
+what it does in a loop. So a look takes only what cannot wait, the stacks and whether each thread is on a CPU; they go to the ring
+BATCH at a time, and before anybody reads it.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from time import thread_time
-from typing import TYPE_CHECKING
+from time import clock_gettime_ns, thread_time
+from typing import TYPE_CHECKING, NamedTuple
 
 from sentinel_agent.cpython.memory import UnreadableError
 from sentinel_agent.errors import NoSuchTargetError
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 MAX_THREADS = 64
 """Of a target with more threads, those that CPython lists first are recorded; the others count as failed."""
 MAX_PLACES = 50_000
+BATCH = 32
+"""Looks that wait to be put into the ring, at most."""
 _FACTS_EVERY = 5.0
+_CPUCLOCK_SCHED = (
+    2  # clock_getres(2), and include/linux/posix-timers.h: the clock of another process's CPU time
+)
 
 
 class KernelStates:
@@ -74,17 +80,39 @@ class KernelStates:
             os.close(descriptor)
 
 
+class _Look(NamedTuple):
+    """One look that is not in the ring yet: `on_cpu` is of each thread. None of `threads` could be read: they are one, failed."""
+
+    wall: float
+    monotonic: float
+    period: float
+    late: float
+    threads: list[ThreadStack] | None
+    on_cpu: list[bool | None]
+
+
 class Flight:
     """The recording of one target. `cost` is the CPU time of the last sample in seconds."""
 
     def __init__(self, pid: int, reader: LiveReader, ring: Ring, root: Path = Path("/")) -> None:
-        self.ring = ring
         self.cost = 0.0
+        self._ring = ring
         self._reader = reader
         self._states = KernelStates(pid, root)
+        self._clock = ~pid << 3 | _CPUCLOCK_SCHED
+        self._used: int | None = None
+        self._threads: list[ThreadStack] = []
+        self._on_cpu: list[bool | None] = []
+        self._looks: list[_Look] = []
         self._places: dict[Frame, Place] = {}
         self._facts: dict[int, ThreadFacts] = {}
         self._facts_at = -_FACTS_EVERY
+
+    @property
+    def ring(self) -> Ring:
+        """The ring, with every look up to now."""
+        self.flush()
+        return self._ring
 
     def sample(self, wall: float, monotonic: float, period: float, late: float = 0.0) -> bool:
         """Take one look. False if there is nothing to look at (the reader is not open, the target has ended)."""
@@ -97,46 +125,84 @@ class Flight:
         except NoSuchTargetError:
             return False
         except UnreadableError:
-            self.ring.put(Tick(wall, monotonic, period, (), failed=1, late=late))
+            self._looks.append(_Look(wall, monotonic, period, late, None, []))
             return True
         self._learn(interpreter, threads, monotonic)
         self._reader.pulse.see(interpreter, threads, monotonic, self._asleep)
-        samples = [
-            self._sample_of(thread) for thread in threads[:MAX_THREADS] if thread.stack.kind != "failed"
-        ]
-        self.ring.put(Tick(wall, monotonic, period, samples, failed=len(threads) - len(samples), late=late))
+        on_cpu = self._who_runs(threads)
+        self._looks.append(_Look(wall, monotonic, period, late, threads, on_cpu))
+        if len(self._looks) >= BATCH:
+            self.flush()
         self.cost = thread_time() - began
         return True
 
+    def flush(self) -> None:
+        """Put what waits into the ring."""
+        looks, self._looks = self._looks, []
+        before: _Look | None = None
+        samples: list[ThreadSample] = []
+        for look in looks:
+            wall, monotonic, period, late, threads, on_cpu = look
+            if threads is None:
+                self._ring.put(Tick(wall, monotonic, period, (), failed=1, late=late))
+                continue
+            if before is None or threads is not before.threads or on_cpu is not before.on_cpu:
+                samples = [
+                    self._sample_of(thread, runs)
+                    for thread, runs in zip(threads, on_cpu, strict=False)
+                    if thread.stack.kind != "failed"
+                ]
+                before = look
+            failed = len(threads) - len(samples)
+            self._ring.put(Tick(wall, monotonic, period, samples, failed=failed, late=late))
+
     def close(self) -> None:
         """Give back the descriptors; the ring stays readable."""
+        self.flush()
         self._states.close()
 
     def _learn(self, interpreter: Interpreter, threads: list[ThreadStack], monotonic: float) -> None:
         """Names and kernel ids: when a thread is new, and now and then, since names may change."""
-        known = self._facts.keys() >= {thread.id for thread in threads}
-        if known and monotonic - self._facts_at < _FACTS_EVERY:
+        if monotonic - self._facts_at < _FACTS_EVERY and (
+            threads is self._threads or all(thread.id in self._facts for thread in threads)
+        ):
             return
+        self.flush()  # by what was known of threads that may have ended
         self._facts = interpreter.facts(threads)
         self._facts_at = monotonic
+        self._used = None
         self._states.keep({fact.native_id for fact in self._facts.values() if fact.native_id is not None})
         if len(self._places) > MAX_PLACES:
             self._places.clear()
 
-    def _sample_of(self, thread: ThreadStack) -> ThreadSample:
+    def _who_runs(self, threads: list[ThreadStack]) -> list[bool | None]:
+        """Whether each thread is on a CPU. Where no stack changed and no CPU time was used since the last look, nor did that."""
+        try:
+            used = clock_gettime_ns(self._clock)
+        except OSError:
+            used = None
+        if used is None or used != self._used or threads is not self._threads:
+            self._on_cpu = [self._states.on_cpu(self._native_id(thread)) for thread in threads[:MAX_THREADS]]
+        self._used, self._threads = used, threads
+        return self._on_cpu
+
+    def _native_id(self, thread: ThreadStack) -> int | None:
         facts = self._facts.get(thread.id)
-        native_id = facts.native_id if facts else thread.native_id
+        return facts.native_id if facts else thread.native_id
+
+    def _sample_of(self, thread: ThreadStack, on_cpu: bool | None) -> ThreadSample:
+        facts = self._facts.get(thread.id)
+        native_id = self._native_id(thread)
         return ThreadSample(
             native_id=native_id if native_id is not None else thread.ident,
             name=(facts.name if facts else None) or "",
-            on_cpu=self._states.on_cpu(native_id),
+            on_cpu=on_cpu,
             kind="partial" if thread.stack.kind == "partial" else "whole",
             frames=tuple([self._place(frame) for frame in thread.stack.frames]),
         )
 
     def _asleep(self, thread: ThreadStack) -> int | None:
-        facts = self._facts.get(thread.id)
-        return self._states.asleep(facts.native_id if facts else thread.native_id)
+        return self._states.asleep(self._native_id(thread))
 
     def _place(self, frame: Frame) -> Place:
         place = self._places.get(frame)
