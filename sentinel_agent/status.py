@@ -233,12 +233,6 @@ def _own_command() -> tuple[str, ...]:
 
 
 def known_metrics(published: Iterable[str]) -> dict[str, Metric]:
-    """The catalogue as it is here: what probes publish is there, even if the catalogue only plans it or has no word of it."""
-    found = dict(METRICS)
-    for name in published:
-        planned = found.get(name)
-        if planned is None:
-            found[name] = Metric(name, "count", "published by a plug-in")
-        elif planned.planned:
-            found[name] = Metric(name, planned.unit, planned.description)
-    return found
+    """The catalogue as it is here: what plug-ins publish and the catalogue has no word of is there as well."""
+    others = (name for name in published if name not in METRICS)
+    return METRICS | {name: Metric(name, "count", "published by a plug-in") for name in others}

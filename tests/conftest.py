@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -25,6 +26,12 @@ def fake_clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(autouse=True)
+def nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No agent that a test starts listens, unless the test says where: the usual address may be taken."""
+    monkeypatch.setenv("SENTINEL_LISTEN", "off")
+
+
 def _open_sockets() -> set[str]:
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
@@ -43,8 +50,11 @@ def _own_temp_folders() -> set[str]:
 
 def _children() -> set[int]:
     """Pids of this process's children, zombies too; psutil would read every process of the machine for it."""
-    lists = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
-    return {int(pid) for text in lists for pid in text.split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
 
 
 def _left(

@@ -34,8 +34,8 @@ def health(
 ) -> list[Problem]:
     """Every problem of `rule`, the grave ones first.
 
-    `metrics` are those that are known, by name; a `planned` one is published by nothing. `capture_kinds` are
-    those that can be done (None: not looked at), `roles` those that are watched (none: not looked at).
+    `metrics` are those that are known, by name. `capture_kinds` are those that can be done (None: not looked at),
+    `roles` those that are watched (none: not looked at).
     """
     problems = [] if rule.enabled else [Problem("cannot_fire", "it is disabled (enabled: false)")]
     if isinstance(rule.trigger, str):
@@ -68,8 +68,6 @@ def _unpublished(names: Iterable[str], metrics: Mapping[str, Metric]) -> list[st
             close = difflib.get_close_matches(name, metrics, n=3)
             like = f"; did you mean {' or '.join(close)}?" if close else ""
             found.append(f"the metric {name!r} is not known, nothing publishes it{like}")
-        elif metrics[name].planned:
-            found.append(f"the metric {name!r} is known, but no probe of this build publishes it")
     return found
 
 

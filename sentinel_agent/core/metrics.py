@@ -14,12 +14,11 @@ Unit = Literal["percent", "bytes", "count", "seconds", "per_second", "bytes_per_
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a reading measures. `planned` marks the words of the design for which no probe exists yet."""
+    """What a reading measures."""
 
     name: str
     unit: Unit
     description: str
-    planned: bool = False
 
 
 METRICS: dict[str, Metric] = {

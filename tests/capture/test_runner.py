@@ -277,7 +277,15 @@ class Plug:
 
 def test_strangers_captures_are_loaded_beside_the_built_in_ones() -> None:
     loaded = load_captures(plugs=[Plug("mine", lambda: Made("mine"))])
-    assert sorted(loaded.captures) == ["mine", "process", "profile", "series", "stacks", "tasks"]
+    assert sorted(loaded.captures) == [
+        "mine",
+        "process",
+        "profile",
+        "series",
+        "stacks",
+        "tasks",
+        "tracemalloc",
+    ]
     assert loaded.broken == {}
 
 
@@ -300,7 +308,7 @@ class _WithoutKind:
 def test_a_broken_plug_in_is_kept_with_the_reason_and_harms_nothing(made: Any, words: str) -> None:
     loaded = load_captures(plugs=[Plug("bad", made)])
     assert words in loaded.broken["bad"]
-    assert sorted(loaded.captures) == ["process", "profile", "series", "stacks", "tasks"]
+    assert sorted(loaded.captures) == ["process", "profile", "series", "stacks", "tasks", "tracemalloc"]
     assert loaded.missing("bad") == loaded.broken["bad"]
 
 

@@ -23,6 +23,7 @@ from sentinel_agent.probes.registry import BUILT_IN, build_probes, load_registry
 from sentinel_agent.probes.storage import StorageProbe, WaitProbe
 from sentinel_agent.probes.switches import SwitchesProbe
 from sentinel_agent.probes.threads import ThreadsProbe
+from sentinel_agent.tap.probe import ProxyProbe
 from sentinel_agent.target.cgroup import Host, Limits, LimitsView
 from sentinel_agent.target.procfs import PAGE_SIZE, ProcDir
 from tests.probes.subjects import target_of
@@ -402,10 +403,10 @@ def test_rates_need_two_moments_and_never_go_below_zero() -> None:
 
 
 def test_the_catalogue_and_the_probes_know_the_same_metrics() -> None:
-    """Every metric that is not planned has exactly one probe, and every probe's metric is in the catalogue."""
+    """Every metric has exactly one probe, and every probe's metric is in the catalogue; the proxy's probe needs its tap."""
     with build_probes(target_of(os.getpid()), load_registry([])) as probes:
         published = [metric for probe in probes.probes for metric in probe.metrics]
-    assert sorted(published) == sorted(name for name, metric in METRICS.items() if not metric.planned)
+    assert sorted([*published, *ProxyProbe.metrics]) == sorted(METRICS)
     assert len(probes.probes) == len(BUILT_IN)
 
 
