@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -43,8 +44,11 @@ def _own_temp_folders() -> set[str]:
 
 def _children() -> set[int]:
     """Pids of this process's children, zombies too; psutil would read every process of the machine for it."""
-    lists = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
-    return {int(pid) for text in lists for pid in text.split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
 
 
 def _left(
