@@ -26,12 +26,6 @@ def fake_clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(autouse=True)
-def nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No agent that a test starts listens, unless the test says where: the usual address may be taken."""
-    monkeypatch.setenv("SENTINEL_LISTEN", "off")
-
-
 def _open_sockets() -> set[str]:
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
@@ -52,7 +46,7 @@ def _children() -> set[int]:
     """Pids of this process's children, zombies too; psutil would read every process of the machine for it."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             found |= {int(pid) for pid in (task / "children").read_text().split()}
     return found
 

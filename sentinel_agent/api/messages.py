@@ -293,7 +293,7 @@ def _to_proto(message: Message, values: Mapping[str, Any]) -> bytes:
             parts.append(protobuf.packed(field.number, value))
         elif field.repeated:
             parts += [_proto_field(field, each) for each in value]
-        elif value or isinstance(field.kind, dict):
+        elif value or field.kind == "double" or isinstance(field.kind, dict):
             parts.append(_proto_field(field, value))
     return b"".join(parts)
 

@@ -257,7 +257,7 @@ def _text_trouble(hint: Any, text: str, unit: str | None) -> str | None:
         return "expected one line; found a line break at the end"  # `$` of a pattern lets it pass
     if unit == "regex":
         return _regex_trouble(text)
-    if unit == "address":
+    if unit == "address" and text != "off":
         port = text.rpartition(":")[2]
         return None if port.isdecimal() and int(port) <= 65535 else f"expected a port to 65535; found {port}"
     return None

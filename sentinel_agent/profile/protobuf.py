@@ -36,8 +36,9 @@ def integer(field: int, value: int) -> bytes:
 
 
 def double(field: int, value: float) -> bytes:
-    """A field of 64 bits; nothing for the default, 0."""
-    return varint(field << 3 | _FIXED64) + struct.pack("<d", value) if value else b""
+    """A field of 64 bits; nothing for the default, which is 0 and not -0."""
+    packed = struct.pack("<d", value)
+    return varint(field << 3 | _FIXED64) + packed if any(packed) else b""
 
 
 def block(field: int, body: bytes) -> bytes:

@@ -29,6 +29,7 @@ def sentinel(
     for name in [*os.environ]:
         if name.startswith(("SENTINEL_", "XDG_STATE", "FORCE_COLOR", "CLICOLOR")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("SENTINEL_LISTEN", "off")  # the usual address may be somebody else's on this machine
     monkeypatch.chdir(tmp_path)
     log = logging.getLogger("sentinel_agent")
     before = (log.handlers[:], log.level, log.propagate)

@@ -140,7 +140,20 @@ def attached(*arguments: str, data_dir: Path, config: str = SPIKE) -> Iterator[A
     data_dir.mkdir(parents=True, exist_ok=True)
     path = data_dir / "sentinel.yaml"
     path.write_text(config)
-    command = (*SENTINEL, "attach", *arguments, "--json", "--data-dir", str(data_dir), "--config", str(path))
+    listen = (
+        () if "--listen" in arguments else ("--listen", "off")
+    )  # the usual address may be somebody else's
+    command = (
+        *SENTINEL,
+        "attach",
+        *arguments,
+        *listen,
+        "--json",
+        "--data-dir",
+        str(data_dir),
+        "--config",
+        str(path),
+    )
     with started(command, stdout=subprocess.PIPE) as process:
         yield AgentProcess(process)
 

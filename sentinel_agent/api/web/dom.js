@@ -25,7 +25,7 @@ export function h(tag, props = {}, ...children) {
 }
 
 const UNSAFE = /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}]/gu;
-const LONGEST = 2000;
+const LONGEST = 600;
 
 /**
  * Text without characters that have no glyph or turn the direction of writing; a long one is cut.

@@ -29,7 +29,7 @@ export async function incidentPage(main, id, signal) {
     ...(timeline ? [explorer.flameCard, explorer.hotCard] : []),
     ...(tasks?.groups ? [taskGroups(tasks)] : []),
     ...(threads?.threads ? [threadStacks(threads)] : []),
-    h("div", { class: "two" }, files(incident), captures(incident)),
+    h("div", { class: "two" }, files(incident), ...(incident.captures.length ? [captures(incident)] : [])),
   );
   document.title = `${shown(incident.rule)} · Sentinel Agent`;
   if (timeline || series?.metrics) explorer.load(timeline, series?.metrics ? series : null, [incident.time], incident.metric);
@@ -144,7 +144,7 @@ function taskGroups(tasks) {
   return h(
     "section",
     { class: "card", "aria-label": "Tasks" },
-    h("header", {}, h("h2", {}, "Tasks"), h("span", { class: "note" }, `${figure(tasks.count)} in ${figure(tasks.groups.length)} groups with the same await chain`)),
+    h("header", {}, h("h2", {}, "Tasks"), h("span", { class: "note" }, `${figure(tasks.count)}, grouped by await chain`)),
     ...tasks.groups.slice(0, LISTED).map((/** @type {any} */ group, /** @type {number} */ at) => {
       const fill = h("span");
       fill.style.width = `${(group.count / most) * 100}%`;
