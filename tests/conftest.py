@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shutil
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,18 @@ from sentinel_agent.testing import FakeClock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TEMP = Path(os.environ.get("TMPDIR", "/tmp"))
+_TEMP = Path(tempfile.mkdtemp(prefix="sa-"))
+
+
+def pytest_configure() -> None:
+    """What the tests and their programs put into the temporary folder is told from what other runs on this machine do."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where `tmp_path` is, as ever
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_TEMP)
+
+
+def pytest_unconfigure() -> None:
+    """Nothing of it stays."""
+    shutil.rmtree(_TEMP, ignore_errors=True)
 
 
 @pytest.fixture
