@@ -105,6 +105,21 @@ def deep(number: int) -> tuple[tuple[str, str, int], ...]:
     )
 
 
+def test_a_tighter_bound_is_kept_from_the_next_look_on() -> None:
+    """A ring that held five MiB holds one when more targets share the memory, the newest samples, and counts what left."""
+    ring = make_ring(max_bytes=5 * MIN_BYTES, max_age=1e6)
+    for number in range(3000):
+        ring.put(tick(number, [sample(deep(number * 10 + n), n) for n in range(4)]))
+    assert ring.statistics().bytes > 1.5 * MIN_BYTES
+    ring.bound(1)
+    ring.put(tick(3000, [sample()]))
+    statistics = ring.statistics()
+    assert statistics.bytes <= MIN_BYTES
+    held = recorded(ring.snapshot())
+    assert len(held) + statistics.dropped == statistics.whole
+    assert max(seen[0] for seen in held) == tick(3000, []).wall
+
+
 def test_bytes_win_over_age() -> None:
     """100,000 samples of 10,000 distinct stacks 500 deep: never over the bytes; what left for it is counted."""
     ring = make_ring(max_bytes=MIN_BYTES, max_age=1e6)
