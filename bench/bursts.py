@@ -40,7 +40,7 @@ RULES = """
 rules:
   - name: burst
     metric: cpu
-    trigger: {min: 12, diff: 100}
+    trigger: {min: 8, diff: 100}
     baseline: {kind: median, window: 1m}
     cooldown: 1s
     limit: {count: 1000, per: 1h}
