@@ -82,9 +82,13 @@ $(ORACLE)/.done: .venv/bin/python tests/exporters/oracle_env/requirements.txt
 	@$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/exporters/oracle_env/requirements.txt
 	@touch $@
 
-# What the agent costs at defaults; figures, not a test.
+# What the agent costs and what it shows; figures, not a test. bench/fuzz_reader.py and bench/proxy_bench.py take longer, and are run by hand.
 bench: .venv/.test
 	$(BIN)/python bench/agent_cost.py
+	$(BIN)/python bench/reader_cost.py
+	$(BIN)/python bench/target_cost.py 3
+	$(BIN)/python bench/bursts.py 2
+	$(BIN)/python bench/leaf_distance.py
 
 # What sending costs, beside OpenTelemetry's and SkyWalking's own.
 bench-exporters: .venv/.test $(ORACLE)/.done

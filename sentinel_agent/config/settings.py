@@ -87,8 +87,17 @@ class RecorderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Annotated[Duration, Meta(ge=5, le=3600, description="how far back stacks are kept")] = 120.0
     ring_bytes: Annotated[
         ByteSize,
-        Meta(ge=262144, le=268435456, description="memory for the stacks of one target; bytes win over age"),
+        Meta(
+            ge=1024**2, le=64 * 1024**2, description="memory for the stacks of one target; bytes win over age"
+        ),
     ] = 10 * 1024**2
+    max_bytes: Annotated[
+        ByteSize,
+        Meta(
+            ge=1024**2,
+            description="memory for the stacks of all targets; each has an equal share of it, 1 MiB at least",
+        ),
+    ] = 128 * 1024**2
     spool: Annotated[
         bool, Meta(description="whether stacks also go to disk, so that they outlive the agent")
     ] = True

@@ -3,7 +3,8 @@
 Frame objects are reused (each code keeps one, and there is a free list), so the frames of the last walks are where most of
 the next walk's frames will be: one call asks for all of them. A frame that ended or was suspended has lost its `f_back`,
 but also its mark of executing (Objects/frameobject.c, Python/ceval.c); so a chain in which every frame executes and that ends,
-ends in the thread's root frame.
+ends in the thread's root frame. All but the leaf must be the same at two times, or a frame that was left and used again
+could stand for the caller that it was.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 _EXECUTING = {8: (1,), 9: (1,), 10: (0, 3)}
 _SPARE_FRAMES = 32
 
-_Snapshot = tuple[memoryview, dict[int, int]]
-"""What one call gave, and where in it the frame of each address lies."""
+_Snapshot = tuple[memoryview, dict[int, int], int]
+"""What was read, where in it the frame of each address lies, and by how much further it lies the second time."""
 
 
 class ObjectFormat:
@@ -62,18 +63,23 @@ class ObjectWalk:
         self._thread = thread
         self._recent = Recent(MAX_RANGES - 1, _SPARE_FRAMES)
         self._asked: dict[int, int] = {}  # address of each frame that is asked for, and where it comes to lie
+        self._half = 0
+        self._twice = True
         self._gathering: Gathering | None = None
         self._last: list[int] = []  # the last whole chain, root first
         self._data: bytes | None = None  # what the last reading was made of, if it was whole
         self._reading = Reading(FAILED, None)
 
     def gathering(self) -> Gathering:
-        """The thread's state and the frames met lately."""
+        """The thread's state and the frames met lately, twice if one call may read as much."""
         if self._gathering is None:
             size, state_size = self._form.size, self._form.state.size
             keys = self._recent.keys()
             self._asked = {key: state_size + number * size for number, key in enumerate(keys)}
-            self._gathering = Gathering([(self._thread, state_size), *((key, size) for key in keys)])
+            ranges = [(self._thread, state_size), *((key, size) for key in keys)]
+            self._half = state_size + len(keys) * size
+            self._twice = 2 * len(ranges) <= MAX_RANGES
+            self._gathering = Gathering(ranges * 2 if self._twice else ranges)
         return self._gathering
 
     def forget(self) -> None:
@@ -90,23 +96,31 @@ class ObjectWalk:
         for attempt in range(ATTEMPTS):
             if data is None or attempt:
                 data = self._memory.gather(self.gathering(), self._buffer)
+            if data is not None and not self._twice:
+                data = self._again(data)
             if data is None:
                 self._lose()
                 continue
             asked = self._asked
-            snapshot = (data, asked)
+            snapshot = data, asked, self._half
             state = self._form.state.unpack(data, 0)
             chain, places, stopped = self._follow(state[self._form.leaf_at], snapshot)
             self._meet(chain)
             if not stopped:
                 self._last = chain[::-1]
-                self._data = data[: self.gathering().total].tobytes() if self._gathering else None
+                self._data = data[: 2 * self._half].tobytes() if self._gathering and self._twice else None
                 self._reading = Reading(whole(places), state)
                 return self._reading
             if stopped not in asked:
                 self._learn(chain, stopped)
             best = partial(places, self._from_root(snapshot, set(chain)))
         return Reading(best, state)
+
+    def _again(self, data: memoryview) -> memoryview | None:
+        """`data`, which is all that one call may read, followed by the same read anew."""
+        first = data[: self._half].tobytes()
+        second = self._memory.gather(self.gathering(), self._buffer)
+        return None if second is None else memoryview(first + second[: self._half].tobytes())
 
     def _meet(self, frames: list[int]) -> None:
         if self._recent.meet(frames):
@@ -126,7 +140,7 @@ class ObjectWalk:
         places = Places()
         met: set[int] = set()
         while address:
-            found = self._frame(address, snapshot)
+            found = self._frame(address, snapshot, leaf=not chain)
             if found is None or address in met:
                 return chain, places, address
             met.add(address)
@@ -135,13 +149,19 @@ class ObjectWalk:
             address = found[0]
         return chain, places, 0
 
-    def _frame(self, address: int, snapshot: _Snapshot) -> tuple[int, Frame] | None:
-        """Caller's address and place of an executing frame; None if it is no such thing."""
-        data, asked = snapshot
+    def _frame(self, address: int, snapshot: _Snapshot, *, leaf: bool = False) -> tuple[int, Frame] | None:
+        """Caller's address and place of an executing frame; None if it is no such thing, or not the same both times.
+
+        A leaf may have gone on in its code.
+        """
+        data, asked, half = snapshot
         at = asked.get(address)
         if at is None:
             return None
-        previous, code_address, lasti, state = self._form.frame.unpack_from(data, at)
+        frame, after = self._form.frame.unpack_from(data, at), self._form.frame.unpack_from(data, at + half)
+        previous, code_address, lasti, state = frame
+        if frame != after and not (leaf and frame[:2] == after[:2] and after[3] in self._form.executing):
+            return None
         code = self._codes.get(code_address)
         lasti *= self._form.unit
         if code is None or state not in self._form.executing or not -2 <= lasti < code.bytecode_size:

@@ -20,7 +20,7 @@ from sentinel_agent.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 1
+VERSION = 2
 MAGIC = f"SNTLREC{VERSION}".encode()
 MAX_BLOCK = 16 * 1024**2
 MAX_SEGMENT = 32 * 1024**2
@@ -55,7 +55,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
 
     The tables are arrays of machine words: `frames` (function text, file text, line), `nodes` (parent node << 32 |
     frame; node 0 is the empty stack and not in the table, so the first one is 1), `threads` (native id, name text),
-    `ticks` (wall, monotonic, period), `failed` (one per tick), `runs` (thread, node, flags, first tick, how many ticks).
+    `ticks` (wall, monotonic, period, lead), `failed` (one per tick), `runs` (thread, node, flags, first tick, how many ticks).
     """
 
     texts_at: int

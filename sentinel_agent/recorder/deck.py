@@ -106,6 +106,7 @@ class FlightDeck:
         )
         flight = Flight(target.pid, reader, ring)
         self._seats[target.pid] = _Seat(target, flight, self._clock.monotonic())
+        self._share_bytes()
 
     def remove(self, pid: int) -> None:
         """Stop recording; `ring` finds what was recorded for a while, and it is still spooled."""
@@ -116,6 +117,13 @@ class FlightDeck:
             self._held[seat.target.id] = (seat.flight.ring, self._clock.monotonic() + _HELD_SECONDS)
         while len(self._held) > _MOST_HELD:
             del self._held[next(iter(self._held))]
+        self._share_bytes()
+
+    def _share_bytes(self) -> None:
+        """All rings together have `max_bytes`, those of targets that have just ended included."""
+        share = self.settings.max_bytes // max(1, len(self._seats) + len(self._held))
+        for seat in self._seats.values():
+            seat.flight.ring.bound(min(share, self.settings.ring_bytes))
 
     def ring(self, target: TargetId) -> Ring | None:
         """The ring of a target, also of one that has just ended."""

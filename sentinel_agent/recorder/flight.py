@@ -89,6 +89,7 @@ class _Look(NamedTuple):
     late: float
     threads: list[ThreadStack] | None
     on_cpu: list[bool | None]
+    lead: float
 
 
 class Flight:
@@ -100,7 +101,8 @@ class Flight:
         self._reader = reader
         self._states = KernelStates(pid, root)
         self._clock = ~pid << 3 | _CPUCLOCK_SCHED
-        self._used: int | None = None
+        self._used: int | None = None  # nanoseconds of CPU time at the last look, and when that was
+        self._looked = 0.0
         self._threads: list[ThreadStack] = []
         self._on_cpu: list[bool | None] = []
         self._looks: list[_Look] = []
@@ -125,12 +127,12 @@ class Flight:
         except NoSuchTargetError:
             return False
         except UnreadableError:
-            self._looks.append(_Look(wall, monotonic, period, late, None, []))
+            self._looks.append(_Look(wall, monotonic, period, late, None, [], 0.0))
             return True
         self._learn(interpreter, threads, monotonic)
         self._reader.pulse.see(interpreter, threads, monotonic, self._asleep)
-        on_cpu = self._who_runs(threads)
-        self._looks.append(_Look(wall, monotonic, period, late, threads, on_cpu))
+        on_cpu, lead = self._who_runs(threads, monotonic)
+        self._looks.append(_Look(wall, monotonic, period, late, threads, on_cpu, lead))
         if len(self._looks) >= BATCH:
             self.flush()
         self.cost = thread_time() - began
@@ -142,7 +144,7 @@ class Flight:
         before: _Look | None = None
         samples: list[ThreadSample] = []
         for look in looks:
-            wall, monotonic, period, late, threads, on_cpu = look
+            wall, monotonic, period, late, threads, on_cpu, lead = look
             if threads is None:
                 self._ring.put(Tick(wall, monotonic, period, (), failed=1, late=late))
                 continue
@@ -154,7 +156,7 @@ class Flight:
                 ]
                 before = look
             failed = len(threads) - len(samples)
-            self._ring.put(Tick(wall, monotonic, period, samples, failed=failed, late=late))
+            self._ring.put(Tick(wall, monotonic, period, samples, failed, late, lead))
 
     def close(self) -> None:
         """Give back the descriptors; the ring stays readable."""
@@ -170,21 +172,33 @@ class Flight:
         self.flush()  # by what was known of threads that may have ended
         self._facts = interpreter.facts(threads)
         self._facts_at = monotonic
-        self._used = None
+        self._threads = []
         self._states.keep({fact.native_id for fact in self._facts.values() if fact.native_id is not None})
         if len(self._places) > MAX_PLACES:
             self._places.clear()
 
-    def _who_runs(self, threads: list[ThreadStack]) -> list[bool | None]:
-        """Whether each thread is on a CPU. Where no stack changed and no CPU time was used since the last look, nor did that."""
+    def _who_runs(self, threads: list[ThreadStack], monotonic: float) -> tuple[list[bool | None], float]:
+        """Whether each thread is on a CPU, and the tick's `lead`.
+
+        Where no stack changed and no CPU time was used since the last look, nothing else changed either.
+        """
         try:
             used = clock_gettime_ns(self._clock)
         except OSError:
             used = None
+        lead = 0.0
         if used is None or used != self._used or threads is not self._threads:
+            before = self._on_cpu
             self._on_cpu = [self._states.on_cpu(self._native_id(thread)) for thread in threads[:MAX_THREADS]]
-        self._used, self._threads = used, threads
-        return self._on_cpu
+            if (
+                used is not None
+                and self._used is not None
+                and True not in before
+                and sum(map(bool, self._on_cpu)) == 1
+            ):
+                lead = min((used - self._used) / 1e9, monotonic - self._looked)
+        self._used, self._threads, self._looked = used, threads, monotonic
+        return self._on_cpu, lead
 
     def _native_id(self, thread: ThreadStack) -> int | None:
         facts = self._facts.get(thread.id)

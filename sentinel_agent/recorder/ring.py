@@ -104,6 +104,10 @@ class Ring:
         self._pending: deque[Batch] = deque()
         self._whole = self._partial = self._failed = self._late = self._dropped = self._untaken = 0
 
+    def bound(self, max_bytes: int) -> None:
+        """Another bound for the bytes, in force from the next look on; what is out of bounds is moved to the nearest."""
+        self._max_bytes = min(max(max_bytes, MIN_BYTES), MAX_BYTES)
+
     def put(self, tick: Tick) -> None:
         """Add one look at the target. Ticks must come in the order of their monotonic time."""
         self._failed += tick.failed

@@ -30,6 +30,8 @@ class Tick(msgspec.Struct, frozen=True):
 
     `wall` is in seconds since the epoch, `monotonic` orders the ticks, `period` is the planned number of seconds
     to the next one, `late` how many seconds after its planned moment it came, `failed` how many threads could not be read.
+    `lead` is for how many seconds the one thread on a CPU had been there when it was looked at, as the kernel tells: 0 where
+    none was, or several were, or one was at the look before.
     """
 
     wall: float
@@ -38,3 +40,4 @@ class Tick(msgspec.Struct, frozen=True):
     threads: Sequence[ThreadSample]
     failed: int = 0
     late: float = 0.0
+    lead: float = 0.0

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from sentinel_agent.recorder.sample import Place, ThreadSample, Tick
 
-StoredTick = tuple[float, float, float, int]
-"""Wall, monotonic, period, failed: as in `Tick`."""
+StoredTick = tuple[float, float, float, float, int]
+"""Wall, monotonic, period, lead, failed: as in `Tick`."""
 RUN = 5
 """Words of one run: thread, node, flags, first tick, how many ticks."""
 _COUNT = 4
@@ -91,7 +91,7 @@ class OpenSegment:
 
     def begin(self, tick: Tick, failed: int) -> None:
         """The samples that follow are of this tick."""
-        self._ticks.extend((tick.wall, tick.monotonic, tick.period))
+        self._ticks.extend((tick.wall, tick.monotonic, tick.period, tick.lead))
         self._failed.append(min(failed, _MAX_WORD))
 
     def put(self, sample: ThreadSample) -> None:
@@ -165,7 +165,7 @@ class OpenSegment:
                 threads,
                 self._thread_rows[threads * 2 :].tobytes(),
                 ticks,
-                self._ticks[ticks * 3 :].tobytes(),
+                self._ticks[ticks * 4 :].tobytes(),
                 self._failed[ticks:].tobytes(),
                 runs.tobytes(),
             )
@@ -299,7 +299,7 @@ class StoredSegment:
         try:
             frames, nodes = _words("I", block.frames, 3), _words("Q", block.nodes, 1)
             threads, runs = _words("q", block.threads, 2), _words("I", block.runs, RUN)
-            ticks, failed = _words("d", block.ticks, 3), _words("I", block.failed, 1)
+            ticks, failed = _words("d", block.ticks, 4), _words("I", block.failed, 1)
         except ValueError:
             return False
         self._texts.update(enumerate(map(clean_name, block.texts), block.texts_at))
@@ -308,7 +308,7 @@ class StoredSegment:
         )
         self._nodes.update(enumerate(nodes, block.nodes_at))
         self._threads.update(enumerate(zip(threads[::2], threads[1::2], strict=True), block.threads_at))
-        columns = zip(ticks[::3], ticks[1::3], ticks[2::3], failed, strict=False)
+        columns = zip(ticks[::4], ticks[1::4], ticks[2::4], ticks[3::4], failed, strict=False)
         self.ticks.update(enumerate(columns, block.ticks_at))
         self._run_rows.append(runs)
         return True

@@ -1,6 +1,7 @@
 """A stretch of the recording as a profile record.
 
-A sample stands for the time to the next sample of its thread, two planned periods at most, so that a gap stays a gap.
+A sample stands for the time to the next sample of its thread, two planned periods or STANDS at most, so that a gap stays a
+gap; and for the time before it that its thread was already on a CPU, where the kernel's clock tells that.
 Equal samples that follow each other are merged up to `MERGED` seconds: the time is the same, the record is smaller.
 """
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SOURCE = "flight recorder"
 MERGED = 1.0
+STANDS = 0.25
+"""Seconds that a sample may stand for however short the planned period: an agent that comes late has still looked."""
 MAX_READ = 500_000
 """Most thread samples that are read for one window."""
 MAX_PLACES = 4_000_000
@@ -101,10 +104,10 @@ def _collect(segment: StoredSegment, since: float, until: float, collected: _Col
     ticks = {
         number: tick
         for number, tick in segment.ticks.items()
-        if since <= tick[0] < until and math.isfinite(tick[1]) and 0 < tick[2] < math.inf
+        if since <= tick[0] < until and math.isfinite(tick[1]) and 0 < tick[2] < math.inf and tick[3] >= 0
     }
     for tick in ticks.values():
-        collected.lost += tick[3]
+        collected.lost += tick[4]
         collected.periods[tick[2]] += 1
     newest = max(ticks, default=-1)
     oldest = min(ticks, default=0)
@@ -148,7 +151,7 @@ def _emit(
     for (_, native_id, name), runs in collected.threads.items():
         runs.sort(key=_first_moment)
         thread: int | None = None
-        for wall, weight, count, run in _merged(runs, until):
+        for wall, weight, count, run in _merged(runs, since, until):
             if run.stack < 0 or (view == "cpu" and run.on_cpu is not True):
                 continue
             thread = builder.thread(native_id, name) if thread is None else thread
@@ -170,27 +173,38 @@ def _first_moment(run: _Run) -> float:
     return run.ticks[0][1]
 
 
-def _merged(runs: list[_Run], until: float) -> Iterator[tuple[float, float, int, _Run]]:
+def _merged(runs: list[_Run], since: float, until: float) -> Iterator[tuple[float, float, int, _Run]]:
     """(wall, weight, count, run) of one thread's samples in order; those of equal runs without a gap as one."""
     start, weight, count, previous = 0.0, 0.0, 0, None
     for run, following in zip_longest(runs, runs[1:]):
+        leads = [_lead(run, tick, since) for tick in run.ticks] + [
+            _lead(following, following.ticks[0], since) if following else 0.0
+        ]
         after = [*run.ticks[1:], following.ticks[0] if following else None]
-        for (wall, monotonic, period, _), next_tick in zip(run.ticks, after, strict=True):
-            to_next = next_tick[1] - monotonic if next_tick else period
-            own = max(0.0, min(to_next, _MAX_PERIODS * period, until - wall))
+        for (wall, monotonic, period, *_), next_tick, lead, next_lead in zip(
+            run.ticks, after, leads[:-1], leads[1:], strict=True
+        ):
+            to_next = next_tick[1] - next_lead - monotonic if next_tick else period
+            own = max(0.0, min(to_next, max(_MAX_PERIODS * period, STANDS), until - wall)) + lead
+            began = wall - lead
             if previous is not None and (
                 weight + own > MERGED
-                or abs(wall - start - weight) > period / 2
+                or abs(began - start - weight) > period / 2
                 or (previous is not run and (previous.stack, previous.on_cpu) != (run.stack, run.on_cpu))
             ):
                 yield start, weight, count, previous
                 previous = None
             if previous is None:
-                start, weight, count, previous = wall, 0.0, 0, run
+                start, weight, count, previous = began, 0.0, 0, run
             weight += own
             count += 1
     if previous is not None:
         yield start, weight, count, previous
+
+
+def _lead(run: _Run, tick: StoredTick, since: float) -> float:
+    """Seconds before its moment for which a sample stands."""
+    return min(tick[3], STANDS, tick[0] - since) if run.on_cpu else 0.0
 
 
 def _union(stretches: list[tuple[float, float]]) -> float:

@@ -44,9 +44,10 @@ def tick(
     period: float = PERIOD,
     failed: int = 0,
     late: float = 0.0,
+    lead: float = 0.0,
 ) -> Tick:
     """Tick `number`, one every PERIOD seconds."""
-    return Tick(START + number * PERIOD, 5000 + number * PERIOD, period, threads, failed, late)
+    return Tick(START + number * PERIOD, 5000 + number * PERIOD, period, threads, failed, late, lead)
 
 
 def put_in(ticks: Iterable[Tick]) -> list[Seen]:

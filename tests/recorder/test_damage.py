@@ -68,7 +68,7 @@ def block(**changes: object) -> bytes:
         threads_at=0,
         threads=array("q", [42, 2]).tobytes(),
         ticks_at=0,
-        ticks=array("d", [START, 5000.0, 0.05]).tobytes(),
+        ticks=array("d", [START, 5000.0, 0.05, 0.0]).tobytes(),
         failed=array("I", [0]).tobytes(),
         runs=array("I", [0, 1, 1, 0, 1]).tobytes(),
     )
@@ -153,7 +153,7 @@ def test_loops_among_the_nodes_end() -> None:
 def test_endless_runs_are_cut() -> None:
     """A thousand runs of 2**32 ticks over a million ticks far apart: at most MAX_READ are looked at, the rest is lost."""
     runs = array("I", [0, 1, 1, 0, 2**32 - 1] * 1000).tobytes()
-    ticks = array("d", [START, 5000.0, 0.05] * 1000).tobytes()
+    ticks = array("d", [START, 5000.0, 0.05, 0.0] * 1000).tobytes()
     failed = array("I", [0] * 1000).tobytes()
     far = block(ticks_at=2**32 - 5)
     started = time.process_time()

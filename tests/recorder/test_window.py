@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sentinel_agent.profile.record import Thread
 from sentinel_agent.recorder.sample import Place, Tick
-from sentinel_agent.recorder.window import MERGED, SOURCE, Window, window
+from sentinel_agent.recorder.window import MERGED, SOURCE, STANDS, Window, window
 from tests.recorder.support import PERIOD, STACK, START, make_ring, sample, tick
 
 BURN: tuple[Place, ...] = (("burn", "app/hot.py", 7), ("main", "app/main.py", 1))
@@ -40,11 +40,38 @@ def test_a_sample_stands_for_the_time_to_the_next_of_its_thread() -> None:
 
 
 def test_a_gap_stays_a_gap() -> None:
-    """After ten missed ticks a sample stands for two periods, no more, and equal stacks on both sides are not merged."""
+    """After ten missed ticks a sample stands for STANDS, no more, and equal stacks on both sides are not merged."""
     made = of([tick(0, [sample()]), tick(1, [sample()]), tick(12, [sample()])], until=START + 13 * PERIOD)
-    assert [one.weight for one in made.record.samples] == [pytest.approx(3 * PERIOD), pytest.approx(PERIOD)]
+    assert [one.weight for one in made.record.samples] == [
+        pytest.approx(PERIOD + STANDS),
+        pytest.approx(PERIOD),
+    ]
     assert [one.count for one in made.record.samples] == [2, 1]
-    assert made.coverage == pytest.approx(4 / 13)
+    assert made.coverage == pytest.approx((2 * PERIOD + STANDS) / (13 * PERIOD))
+
+
+def test_time_on_a_cpu_before_a_look_belongs_to_what_was_found_there() -> None:
+    """Of the period between an idle look and a busy one the burst gets what the kernel says it ran, the rest stays idle."""
+    ticks = [
+        tick(0, [sample(STACK, on_cpu=False), sample(STACK, 43, on_cpu=False)]),
+        tick(1, [sample(BURN), sample(STACK, 43, on_cpu=False)], lead=0.6 * PERIOD),
+        tick(2, [sample(BURN), sample(STACK, 43, on_cpu=False)]),
+    ]
+    made = of(ticks, until=START + 3 * PERIOD)
+    main, other = (
+        [
+            (s.offset, s.weight)
+            for s in made.record.samples
+            if made.record.threads[s.thread].native_id == number
+        ]
+        for number in (42, 43)
+    )
+    assert [offset for offset, _ in main] == pytest.approx([0, 0.4 * PERIOD], abs=1e-6)
+    assert [weight for _, weight in main] == pytest.approx([0.4 * PERIOD, 2.6 * PERIOD])
+    assert [weight for _, weight in other] == [pytest.approx(3 * PERIOD)]
+    assert made.coverage == pytest.approx(1)
+    late = of(ticks, since=START + PERIOD / 2, until=START + 3 * PERIOD)
+    assert late.record.samples[0].offset == pytest.approx(0, abs=1e-6)
 
 
 def test_equal_samples_are_merged_up_to_a_second() -> None:
