@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sentinel_agent.api.running import RunningAgent
 from sentinel_agent.capture.registry import load_captures
 from sentinel_agent.capture.runner import CaptureRunner
+from sentinel_agent.capture.task_snapshots import TaskSnapshots, Watched
 from sentinel_agent.config.watch import differences
 from sentinel_agent.core.budget import Budget
 from sentinel_agent.core.decision import to_line
@@ -78,6 +79,7 @@ _TROUBLES_KEPT = 100
 OPEN_SECONDS = 0.25
 RELOAD_SECONDS = 1.0
 STATUS_SECONDS = 1.0
+SNAPSHOT_SECONDS = 5.0
 
 
 class Agent:
@@ -140,6 +142,8 @@ class Agent:
         )
         self._deck = make_deck(settings, store.data_dir, clock, self._cores, self._trouble)
         self._responder.deck = self._deck
+        self._task_snapshots = TaskSnapshots(clock, settings.overhead.cpu / 100, self._task_holders)
+        self._responder.task_snapshots = self._task_snapshots
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
         self._responding: set[asyncio.Task[None]] = set()
         self.exports = make_hub(settings.exporters, store.data_dir, clock)
@@ -190,6 +194,7 @@ class Agent:
                     group.create_task(self._every(self._publish, lambda: STATUS_SECONDS)),
                     *(group.create_task(work) for work in self._recording()),
                     group.create_task(self._every(self._open_readers, lambda: OPEN_SECONDS)),
+                    group.create_task(self._every(self._task_snapshots.round, lambda: SNAPSHOT_SECONDS)),
                     group.create_task(self._stop_when_finished(stop)),
                     *([group.create_task(self._http.run())] if self._http else []),
                     *([group.create_task(self._tap.run())] if self._tap is not None else []),
@@ -363,6 +368,7 @@ class Agent:
             )
         if self._deck is not None:
             self._deck.overhead = settings.overhead.cpu / 100
+        self._task_snapshots.overhead = settings.overhead.cpu / 100
         return differences(before, loaded)
 
     def _recording(self) -> list[Coroutine[None, None, None]]:
@@ -379,6 +385,15 @@ class Agent:
         series = self._sampler.targets.get(pid)
         reading = series.latest.get("cpu") if series else None
         return reading.value / 100 if reading and reading.value is not None else 0.0
+
+    def _task_holders(self) -> list[Watched]:
+        """Every target with its number of tasks; well is one on which no rule is about to fire or has just fired."""
+        found = []
+        for series in self._sampler.targets.values():
+            tasks = series.latest.get("tasks")
+            well = self._status.is_well(series.target)
+            found.append(Watched(series.target.id, tasks.value if tasks else None, well))
+        return found
 
     async def _open_readers(self) -> None:
         """Open what is not open yet, one after the other, in a thread: it takes tens of milliseconds each."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sentinel_agent.capture.runner import Captured, CaptureRunner
+    from sentinel_agent.capture.task_groups import TaskSnapshot
+    from sentinel_agent.capture.task_snapshots import TaskSnapshots
     from sentinel_agent.clock import Clock
     from sentinel_agent.core.budget import Budget
     from sentinel_agent.core.decision import Decision
@@ -123,6 +125,7 @@ class Responder:
     window_before: float
     tell: Callable[[Event], None]
     deck: FlightDeck | None = None
+    task_snapshots: TaskSnapshots | None = None
     statistics: ResponderStatistics = field(default_factory=ResponderStatistics)
 
     async def respond(self, firing: Firing, series: TargetSeries) -> Incident | None:
@@ -195,6 +198,7 @@ class Responder:
             series=take,
             recording=partial(record, ring) if ring else None,
             ended=firing.ended,
+            tasks_before=partial(self._tasks_before, firing, series.target) if self.task_snapshots else None,
         )
         if firing.spared:
             skipped = (CaptureReport(spec.kind, "skipped", firing.spared) for spec in firing.captures)
@@ -277,6 +281,10 @@ class Responder:
             during=on_cpu_only(during.record),
             coverage=during.coverage,
         )
+
+    def _tasks_before(self, firing: Firing, target: Target) -> TaskSnapshot | str:
+        assert self.task_snapshots is not None
+        return self.task_snapshots.before(target.id, firing.baseline if firing.metric == "tasks" else None)
 
     def window(self, series: TargetSeries, trigger_time: float) -> SeriesWindow:
         """The readings from at most `window_before` seconds before the trigger until now."""

@@ -115,6 +115,14 @@ class StatusWriter:
         self._last[target.role.key] = (target, decisions)
         return {decision.rule: decision.reason for decision in before}
 
+    def is_well(self, target: Target) -> bool:
+        """Whether its rules were judged, none of them is about to fire or firing, and the number of its tasks is as usual."""
+        _, decisions = self._last.get(target.role.key, (target, ()))
+        return bool(decisions) and not any(
+            decision.state in ("pending", "firing") or (decision.matched and decision.metric == "tasks")
+            for decision in decisions
+        )
+
     def forget(self, target: Target) -> None:
         """The target has ended."""
         self._last.pop(target.role.key, None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from sentinel_agent.capture.stacks import Stacks
-from sentinel_agent.capture.tasks import TasksDocument
+from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.profile.digest import Digest, digest, frame_label

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from sentinel_agent.capture.task_groups import TaskSnapshot
     from sentinel_agent.core.model import Target
     from sentinel_agent.core.rule import CaptureSpec
 
@@ -61,7 +62,8 @@ class CapturePlan:
     the trigger a capture of what is recorded anyway should wait for. `ended` is how the target ended, if it has: then
     nothing can be read of it, and its pid may be another's. `max_pause` is for how many seconds it may be stopped at once,
     if the spec asks for a pause, and for how many code of ours may hold its GIL at once; `allow_injection` whether such
-    code may be run in the target at all.
+    code may be run in the target at all. `tasks_before` gives the tasks as they were when the target was well, or why they are
+    not known.
     """
 
     target: Target
@@ -77,6 +79,7 @@ class CapturePlan:
     ended: str | None = None
     max_pause: float = 0.0
     allow_injection: bool = False
+    tasks_before: Callable[[], TaskSnapshot | str] | None = None
 
     @property
     def duration(self) -> float:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from sentinel_agent.capture.registry import LoadedCaptures
+    from sentinel_agent.capture.task_groups import TaskSnapshot
     from sentinel_agent.config.settings import CaptureSettings
 
 _MAX_FILES = 32
@@ -65,6 +66,7 @@ class _Order:
     series: Callable[[], SeriesWindow]
     recording: Callable[[], Awaitable[Recording | None]] | None
     ended: str | None
+    tasks_before: Callable[[], TaskSnapshot | str] | None
 
 
 class CaptureRunner:
@@ -92,12 +94,13 @@ class CaptureRunner:
         series: Callable[[], SeriesWindow],
         recording: Callable[[], Awaitable[Recording | None]] | None = None,
         ended: str | None = None,
+        tasks_before: Callable[[], TaskSnapshot | str] | None = None,
     ) -> Captured:
         """Run `specs` one after the other, and `series` at the end if it is not among them.
 
         Cancelling it ends the capture under way, leaves no child, and keeps nothing of that capture.
         """
-        order = _Order(target, folder, trigger_time, series, recording, ended)
+        order = _Order(target, folder, trigger_time, series, recording, ended, tasks_before)
         if not any(spec.kind == "series" for spec in specs):
             specs = [*specs, CaptureSpec("series")]
         files: list[CapturedFile] = []
@@ -179,6 +182,7 @@ class CaptureRunner:
             ended=order.ended,
             max_pause=settings.max_pause,
             allow_injection=settings.allow_injection,
+            tasks_before=order.tasks_before,
         )
 
     @asynccontextmanager

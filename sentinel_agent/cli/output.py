@@ -83,6 +83,14 @@ def clean(text: str, limit: int = 2000) -> str:
     return kept if len(text) <= limit else f"{kept}…"
 
 
+_LIBRARY = re.compile(r"^/.*/(?:site-packages|dist-packages|lib(?:64)?/python3\.\d+t?)/(?=.)")
+
+
+def short_path(file: str) -> str:
+    """A file as a person knows it: of the standard library or an installed package, only what comes after its folder."""
+    return _LIBRARY.sub("", file)
+
+
 def show_value(value: float | None, unit: str) -> str:
     """A reading as a person reads it; a dash for none."""
     return "-" if value is None else format_value(value, unit)

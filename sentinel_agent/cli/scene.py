@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sentinel_agent.capture.base import SeriesWindow
 from sentinel_agent.capture.stacks import Stacks, to_record
-from sentinel_agent.capture.tasks import TasksDocument
+from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.cli import task_view
 from sentinel_agent.cli.output import clean, show_time, show_value, sparkline
 from sentinel_agent.core.units import format_duration, format_size

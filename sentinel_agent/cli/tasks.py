@@ -9,10 +9,12 @@ from sentinel_agent.cli import output, task_view
 from sentinel_agent.cli.common import Invocation, common_options
 from sentinel_agent.target.discover import resolve
 
+_IN_TREE = 100_000
+
 
 @click.command()
 @click.argument("pid", metavar="PID", type=click.IntRange(min=1))
-@click.option("--tree", "as_tree", is_flag=True, help="The await chains merged into a tree.")
+@click.option("--tree", "as_tree", is_flag=True, help="Every task under the one that awaits it.")
 @click.option("--all", "everything", is_flag=True, help="Every group, not only the ten largest.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document with every task.")
 @common_options
@@ -25,9 +27,17 @@ def tasks(invocation: Invocation, pid: int, as_tree: bool, everything: bool, as_
     if as_json:
         output.print_json(read_tasks(target, listed=None))
         return
-    document = read_tasks(target)
-    click.echo(f"{document.count} tasks in {len(document.groups)} groups")
-    for line in (
-        task_view.tree(document) if as_tree else task_view.groups(document, None if everything else 10)
-    ):
+    document = read_tasks(target, listed=_IN_TREE if as_tree else 0)
+    if not document.count:
+        click.echo("No asyncio task is there: none is unfinished, or the process does not use asyncio.")
+        return
+    if as_tree:
+        lines = task_view.tree(document)
+    else:
+        click.echo(f"{document.count} tasks in {len(document.groups)} groups")
+        lines = task_view.groups(document, None if everything else 10)
+    for line in lines:
         click.echo(line)
+    if not as_tree:
+        for line in task_view.origins(document):
+            click.echo(line)

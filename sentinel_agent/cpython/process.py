@@ -135,13 +135,13 @@ class Interpreter:
         """How many tasks the last count walked over: what its cost depends on; always 0 up to 3.13."""
         return self._registry.steps
 
-    def tasks(self, most: int = 1_000_000) -> TaskDump:
-        """Every asyncio task that is not done, `most` at the most.
+    def tasks(self, most: int = 1_000_000, every: int = 1) -> TaskDump:
+        """Every asyncio task that is not done, `most` at the most; with `every` above 1 a sample, each so-manieth.
 
         Raises:
             UnreadableError: the registry of tasks cannot be read.
         """
-        return self._tasks.dump(self.sample(), most)
+        return self._tasks.dump(self.sample(), most, every)
 
     def _find_task_offsets(self) -> int | None:
         """Where the module `_asyncio` tells of its structs; None for a recorded image, which has no files to look in."""

@@ -79,13 +79,16 @@ class Tasks:
         self._c_types: dict[int, bool] = {}
         self._type_names: dict[int, str] = {}
 
-    def dump(self, threads: Sequence[ThreadStack], most: int) -> TaskDump:
-        """Every pending task, `most` at the most. `threads` is a sample taken just before, for the running ones."""
+    def dump(self, threads: Sequence[ThreadStack], most: int, every: int = 1) -> TaskDump:
+        """Every pending task, `most` at the most. `threads` is a sample taken just before, for the running ones.
+
+        With `every` above 1 only each so-manieth is read, in the order in which they are registered.
+        """
         if not self._registry.find():
             return TaskDump((), 0, truncated=False)
         self._c_types.clear()
         self._type_names.clear()
-        addresses = self._registry.addresses()
+        addresses = self._registry.addresses()[::every]
         awaiters = Awaiters(self._objects, self._type_of)
         views: list[TaskView] = []
         unreadable = 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.capture.base import Series, SeriesWindow
     from sentinel_agent.capture.stacks import Stacks
-    from sentinel_agent.capture.tasks import TasksDocument
+    from sentinel_agent.capture.task_groups import TasksDocument
     from sentinel_agent.capture.tracemalloc import TracemallocDocument
     from sentinel_agent.core.model import Incident
     from sentinel_agent.profile.record import ProfileRecord

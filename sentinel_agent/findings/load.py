@@ -13,7 +13,7 @@ import msgspec
 
 from sentinel_agent.capture.base import SeriesWindow
 from sentinel_agent.capture.stacks import Stacks
-from sentinel_agent.capture.tasks import TasksDocument
+from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.capture.tracemalloc import TracemallocDocument
 from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.findings.base import EarlierIncident, Facts, Findings, ProcessFacts

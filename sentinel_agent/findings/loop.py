@@ -18,6 +18,7 @@ from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding, is_l
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sentinel_agent.capture.task_groups import Growth, TaskGroup, TasksDocument
     from sentinel_agent.profile.record import Frame, ProfileRecord
 
 _LEAST_SECONDS = 0.25
@@ -140,14 +141,15 @@ def _place(callback: list[Frame]) -> tuple[str, str]:
 
 
 def alike_tasks(facts: Facts) -> Finding | NotKnown | None:
-    """One coroutine makes most of the tasks."""
+    """The coroutine of which there are most tasks more than before; without a comparison, the one that makes most of them."""
     if facts.tasks is None:
         return facts.not_known("tasks", "tasks")
     document = facts.tasks
     if not document.groups or not document.count:
         return None
     first = document.groups[0]
-    share = first.count / document.count
+    grown = document.grown[0] if document.grown else None
+    share = (grown.now - grown.was if grown else first.count) / document.count
     about = facts.about("tasks")
     if not about and (share < _LEAST_SHARE or first.count < _MANY_TASKS):
         return None
@@ -157,10 +159,31 @@ def alike_tasks(facts: Facts) -> Finding | NotKnown | None:
     on = f" on {first.waiting_on}" if first.waiting_on else ""
     return finding(
         "tasks",
-        (60 if about else 35) + 35 * share,
-        f"{first.count} of {document.count} tasks ({share:.0%}) are {where}{waits}{on}",
+        (70 if grown else 60) + 25 * share if about else 35 + 35 * share,
+        f"{_how_many(document, first, grown)} {where}{waits}{on}",
         *(place(frame.function, frame.file, frame.line) for frame in first.frames[-4:]),
+        _compared(document),
         f"{document.unreadable} tasks could not be read" if document.unreadable else "",
         next_step="find who creates them and what they wait for; bound their number, or give the wait a timeout",
         subject=place(first.coroutine, outer.file if outer else "", 0),
+    )
+
+
+def _how_many(document: TasksDocument, first: TaskGroup, grown: Growth | None) -> str:
+    """`a leak? 500 tasks, where 3 were before, are`, or `300 of 305 tasks (98%) are`."""
+    if grown is None:
+        return f"{first.count} of {document.count} tasks ({first.count / document.count:.0%}) are"
+    about = "about " if document.compared_with and document.compared_with.every > 1 else ""
+    return f"{grown.now} of {document.count} tasks, {about}{grown.was} before, are"
+
+
+def _compared(document: TasksDocument) -> str:
+    """How it was before, or that this is not known."""
+    before = document.compared_with
+    if before is None:
+        return f"not compared with before: {document.not_compared}" if document.not_compared else ""
+    others = "; ".join(f"{each.coroutine} {each.was} then, {each.now} now" for each in document.grown[1:4])
+    sampled = f" (estimated: each {before.every}th was read)" if before.every > 1 else ""
+    return f"there were {before.count} tasks when all was well{sampled}" + (
+        f"; also grown: {others}" if others else ""
     )

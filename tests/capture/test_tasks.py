@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from sentinel_agent.capture.tasks import LISTED, TasksCapture, TasksDocument, read_tasks
+from sentinel_agent.capture.task_groups import LISTED, TasksDocument
+from sentinel_agent.capture.tasks import TasksCapture, read_tasks
 from sentinel_agent.cli.task_view import groups, tree
 from sentinel_agent.core.rule import CaptureSpec
 from sentinel_agent.errors import NoSuchTargetError, TargetError
@@ -50,11 +51,13 @@ async def test_a_leak_is_the_first_group_with_its_line(python: str, tmp_path: Pa
     assert (first.count, first.coroutine, first.states) == (300, "handler", {"waiting": 300})
     assert [(frame.function, frame.line) for frame in first.frames[:2]] == [("handler", 4), ("backend", 3)]
     assert next(groups(document, 10)).startswith("300 x handler  (300 waiting)")
-    assert list(tree(document))[:3] == [
+    assert list(tree(document))[:2] == [
         "302 tasks",
-        "├─ 300 handler (<string>:4)",
-        "│  └─ 300 backend (<string>:3)",
+        "├─ 300 x handler (<string>:4) > backend > sleep, waiting on Future",
     ]
+    assert (document.origins[0].count, document.origins[0].awaited_by) == (300, None)
+    assert first.defined is not None
+    assert (first.defined.file, first.defined.line) == ("<string>", 4)
 
 
 def test_only_so_many_are_listed_but_all_are_counted(tmp_path: Path) -> None:

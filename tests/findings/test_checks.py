@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_agent.capture.stacks import StackFrame, Stacks, ThreadStack
-from sentinel_agent.capture.tasks import TaskGroup, TasksDocument
+from sentinel_agent.capture.task_groups import ComparedWith, Growth, TaskGroup, TasksDocument
 from sentinel_agent.findings.base import (
     EarlierIncident,
     Facts,
@@ -85,6 +85,24 @@ def test_a_thread_without_a_loop_may_sleep() -> None:
     record = timeline(*[SLEEPS] * 40)
     frames = tuple(msgspec.structs.replace(frame, file="other.py") for frame in record.frames)
     assert CHECKS["blocked_loop"](facts(timeline=msgspec.structs.replace(record, frames=frames))) is None
+
+
+def test_a_leak_is_named_before_a_larger_crowd_with_how_it_was_before() -> None:
+    """500 where 2 were, beside 3,000 steady ones: the first line names the coroutine, its line, what it waits on, and the growth."""
+    frames = (StackFrame("leak", "app.py", 4), StackFrame("Event.wait", "locks.py", 20))
+    crowd = TaskGroup(3000, "steady", {}, (), None, (), was=3000)
+    document = TasksDocument(
+        3500,
+        (TaskGroup(500, "leak", {"waiting": 500}, frames, "Future", (), was=2), crowd),
+        (),
+        compared_with=ComparedWith(5.0, 3002),
+        grown=(Growth("leak", frames[0], 2, 500),),
+    )
+    answer = found("tasks", facts("tasks", tasks=document))
+    assert answer.text == "500 of 3500 tasks, 2 before, are leak (app.py:4), waiting in Event.wait on Future"
+    assert "there were 3002 tasks when all was well" in answer.evidence
+    unknown = msgspec.structs.replace(document, compared_with=None, grown=(), not_compared="it was asleep")
+    assert "not compared with before: it was asleep" in found("tasks", facts("tasks", tasks=unknown)).evidence
 
 
 def test_the_coroutine_of_most_tasks_is_named_with_its_share_and_what_it_waits_on() -> None:
