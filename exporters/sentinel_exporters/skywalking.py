@@ -25,10 +25,10 @@ from sentinel_agent.core.event import (
 )
 from sentinel_agent.core.units import Duration
 from sentinel_agent.export.base import AgentReading, ExporterOptions, ReadingSet, Secret, Signal
+from sentinel_agent.profile.protobuf import block
 from sentinel_exporters import _skywalking_messages as make
 from sentinel_exporters._common import as_text, event_facts, event_target, event_words, incident_ids, sound
 from sentinel_exporters._grpc import GrpcSender
-from sentinel_exporters._protobuf import message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -149,7 +149,7 @@ class SkyWalkingExporter:
             )
             who = _named_so(spans[0].service, spans[0].instance)
             instances.setdefault(who, self._properties(None))
-        collection = b"".join(message(1, each) for each in found)
+        collection = b"".join(block(1, each) for each in found)
         return _Body(
             [(_SEGMENTS, [collection] if found else [])], [(*who, facts) for who, facts in instances.items()]
         )
