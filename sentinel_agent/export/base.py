@@ -101,7 +101,7 @@ class ExporterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     memory_bytes: Annotated[
         ByteSize,
         Meta(ge=65536, description="memory for encoded batches of one signal; beyond, they go to disk"),
-    ] = 2 * 1024**2
+    ] = 1024**2
     spool_bytes: Annotated[
         ByteSize, Meta(description="disk for batches of one signal while the backend is down; 0: none")
     ] = 64 * 1024**2

@@ -44,6 +44,7 @@ STOP_SECONDS = 2.0
 """How long a stop waits for what is still to be delivered."""
 _SLOTS = 8
 """Agents that may share a data directory and spool."""
+_FAULTS_SAID = 100
 _LAST_WORDS = 0.5
 """After the deadline: time for cancelled requests to end and for the disk."""
 
@@ -70,6 +71,7 @@ class Hub:
         self._deadline = STOP_SECONDS
         self._folder = folder
         self._view: View | None = None
+        self._said: set[str] = set()
         for made in entries:
             self._take_up(made, chance)
 
@@ -106,7 +108,16 @@ class Hub:
         for line in self._lines.get(signal, ()):
             line.offer(item)
         for view in self._views.get(signal, ()):
-            view.observe(item)
+            try:
+                view.observe(item)
+            except Exception as error:  # noqa: BLE001 - a stranger's view; the agent's tick must go on
+                self._blame(view, error)
+
+    def _blame(self, view: View, error: Exception) -> None:
+        what = f"{type(view).__name__}: {type(error).__name__}: {error}"[:300]
+        if what not in self._said and len(self._said) < _FAULTS_SAID:
+            self._said.add(what)
+            log.error("a view could not take an item: %s", what)
 
     def tell(self, event: Event) -> None:
         """Hand on an event of the agent, if it is one that leaves the house; a sealed incident brings its artifacts."""
@@ -137,7 +148,7 @@ class Hub:
 
     def start(self) -> None:
         """Begin to deliver. Without exporters that send there is no thread."""
-        if self._exporters and self._thread is None:
+        if self._lines and self._thread is None:
             self._thread = threading.Thread(target=self._main, name="sentinel-export", daemon=True)
             self._thread.start()
 
@@ -166,7 +177,10 @@ class Hub:
             log.error("exporters did not end within %.1f s; what they still held is lost", deadline + 1)
 
     def _main(self) -> None:
-        asyncio.run(self._deliver())
+        try:
+            asyncio.run(self._deliver())
+        except Exception:
+            log.exception("nothing is exported any more, internal fault, please report it")
 
     async def _deliver(self) -> None:
         self._loop = asyncio.get_running_loop()
