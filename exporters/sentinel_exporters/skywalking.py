@@ -24,7 +24,14 @@ from sentinel_agent.core.event import (
     TargetGone,
 )
 from sentinel_agent.core.units import Duration
-from sentinel_agent.export.base import AgentReading, ExporterOptions, ReadingSet, Secret, Signal
+from sentinel_agent.export.base import (
+    AgentReading,
+    ExporterOptions,
+    ReadingSet,
+    RequestDelta,
+    Secret,
+    Signal,
+)
 from sentinel_agent.profile.protobuf import block
 from sentinel_exporters import _skywalking_messages as make
 from sentinel_exporters._common import as_text, event_facts, event_target, event_words, incident_ids, sound
@@ -125,7 +132,11 @@ class SkyWalkingExporter:
             body = self._meters(items)
         else:
             body = self._events(
-                [each for each in items if not isinstance(each, tuple | ReadingSet | AgentReading)]
+                [
+                    each
+                    for each in items
+                    if not isinstance(each, tuple | ReadingSet | AgentReading | RequestDelta)
+                ]
             )
         calls = [(method, messages) for method, messages in body.calls if messages]
         return msgspec.msgpack.encode(_Body(calls, body.instances)) if calls else None
