@@ -15,7 +15,8 @@ import os
 import random
 import socket
 import threading
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from sentinel_agent import __version__
 from sentinel_agent.core.event import IncidentSealed
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     )
 
 log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 STOP_SECONDS = 2.0
 """How long a stop waits for what is still to be delivered."""
@@ -184,6 +188,7 @@ class Hub:
 
     async def _deliver(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(_Threads())
         if self._thread is None:  # stopped before it began
             self._stop.set()
         with _slot(self._folder) as folder:
@@ -197,12 +202,7 @@ class Hub:
             await _end(drains, _LAST_WORDS / 2)
             for line in self.lines:
                 line.shelve()
-        for name, exporter in self._exporters:
-            try:
-                async with asyncio.timeout(_LAST_WORDS / 2):
-                    await exporter.close()
-            except Exception as error:  # noqa: BLE001 - a stranger's exporter; the others must be closed too
-                log.debug("exporter %s did not close: %r", name, error)
+        await asyncio.gather(*(_closed(name, exporter) for name, exporter in self._exporters))
 
     async def _guarded(self, line: Line) -> None:
         """A fault of our own in one line must end neither the others nor the thread."""
@@ -212,6 +212,35 @@ class Hub:
             except Exception:
                 log.exception("exporter %s: internal fault, please report it", line.name)
                 await self._clock.sleep(1.0)
+
+
+async def _closed(name: str, exporter: Exporter) -> None:
+    try:
+        async with asyncio.timeout(_LAST_WORDS / 2):
+            await exporter.close()
+    except Exception as error:  # noqa: BLE001 - a stranger's exporter; the others must be closed too
+        log.debug("exporter %s did not close: %r", name, error)
+
+
+class _Threads(ThreadPoolExecutor):
+    """A thread for each call, for which nobody waits: a name server that hangs holds no stop and no end of the process."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the future is awaited
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="sentinel-export-call", daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing to wait for."""
 
 
 async def _end(tasks: Sequence[asyncio.Future[None]], seconds: float) -> None:

@@ -119,6 +119,32 @@ async def test_two_agents_do_not_share_a_spool(tmp_path: Path) -> None:
     assert sorted(path.parts[-4] for path in tmp_path.rglob("*.batch")) == ["0", "1"]
 
 
+async def test_a_call_that_hangs_in_a_thread_holds_no_stop(tmp_path: Path) -> None:
+    """A name server or a file system may hang where nothing can be cancelled; the exporters' thread ends all the same."""
+    release = threading.Event()
+
+    class Hanging(Scripted):
+        async def send(self, signal: Signal, body: bytes) -> str:
+            self.attempts += 1
+            await asyncio.to_thread(release.wait, 60)
+            return "never"
+
+    hanging = Hanging()
+    hub = Hub([entry("hanging", hanging)], tmp_path, CLOCK)
+    hub.start()
+    thread = hub._thread
+    assert thread is not None
+    hub.offer("spans", (span(1),))
+    await until(lambda: hanging.attempts)
+    try:
+        await asyncio.to_thread(hub.stop, 0.2)
+        await asyncio.to_thread(thread.join, 10)
+        assert not thread.is_alive()
+    finally:
+        release.set()
+    assert [path.name for path in tmp_path.rglob("*.batch")]
+
+
 def test_a_view_that_raises_ends_no_tick(caplog: pytest.LogCaptureFixture) -> None:
     """Its fault is said once; the other exporters get the item."""
 
