@@ -111,7 +111,7 @@ class OtlpExporter:
         except ImportError:
             raise needs("opentelemetry-proto", "otlp") from None
         self._make = _otlp_messages
-        self._http = HttpSender(options, context, "otlp")
+        self._http = HttpSender(options, context)
         self._base = options.url.rstrip("/")
         self._ticked: dict[Any, float] = {}
         self._agent = {

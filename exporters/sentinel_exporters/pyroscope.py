@@ -45,7 +45,7 @@ class PyroscopeExporter:
 
     def __init__(self, options: ExporterOptions, context: ExporterContext) -> None:
         assert isinstance(options, Options)
-        self._http = HttpSender(options, context, "pyroscope")
+        self._http = HttpSender(options, context)
         self._url = with_path(options.url, PATH)
         self._labels = {name: value for name, value in options.labels.items() if _LABEL.fullmatch(name)}
         self._headers = {"X-Scope-OrgID": options.tenant} if options.tenant else {}
