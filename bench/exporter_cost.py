@@ -214,7 +214,7 @@ def main() -> None:
     http = f"127.0.0.1:{Sink().port}"
     oracle, otel = (ROOT / ".cache" / name / "bin" / "python" for name in ("oracle", "otel"))
     script = ROOT / "tests" / "exporters" / "oracle_env" / "skywalking_oracle.py"
-    grpc_server = subprocess.Popen([oracle, script, "serve"], stdin=-1, stdout=-1, text=True)
+    grpc_server = subprocess.Popen([oracle, script, "serve", "quiet"], stdin=-1, stdout=-1, text=True)
     assert grpc_server.stdout is not None
     grpc = f"127.0.0.1:{int(grpc_server.stdout.readline())}"
     ours = OURS.format(root=str(ROOT))

@@ -42,6 +42,7 @@ from sentinel_agent.status import StatusWriter
 from sentinel_agent.store.limits import encode_limits, stored_limits
 from sentinel_agent.tap.capture import RequestsCapture
 from sentinel_agent.tap.probe import ProxyProbe
+from sentinel_agent.tap.requests import RequestMeter
 from sentinel_agent.tap.spans import spans_of
 from sentinel_agent.watchlist import Watchlist
 
@@ -115,6 +116,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._troubles: Counter[str] = Counter()
         self._disk = DiskThread()
+        self._requests = RequestMeter()
         self._instance = settings.target.instance or socket.gethostname()
         self._registry = load_registry()
         self._captures = load_captures(clock=clock)
@@ -246,7 +248,10 @@ class Agent:
             await asyncio.wait(late)
 
     def _on_requests(self, worker: WorkerView, records: tuple[RequestRecord, ...]) -> None:
-        """Requests of the embedded proxy are over: those that are sampled leave the house as spans."""
+        """Requests of the embedded proxy are over: all are counted, those that are sampled also leave as spans."""
+        if self.exports.wants("metrics"):
+            for delta in self._requests.deltas(worker, self._clock.wall(), self._instance):
+                self.exports.offer("metrics", delta)
         if not self.exports.wants("spans"):
             return
         for record in records:

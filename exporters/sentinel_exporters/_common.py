@@ -17,6 +17,7 @@ from sentinel_agent.core.event import (
     TargetAppeared,
     TargetGone,
 )
+from sentinel_agent.profile.protobuf import block
 
 if TYPE_CHECKING:
     from sentinel_agent.core.model import Incident, Target
@@ -130,6 +131,11 @@ def as_text(value: AttributeValue) -> str:
 def sound(text: str) -> str:
     """Text that UTF-8 can say: a lone surrogate, which a name of a target may hold, becomes `?`."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def text(field: int, value: str) -> bytes:
+    """A string field of a protobuf message; nothing for the default, which is no text."""
+    return block(field, sound(value).encode()) if value else b""
 
 
 def to_json(document: Any) -> bytes:

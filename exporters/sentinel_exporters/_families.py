@@ -13,7 +13,8 @@ from prometheus_client.core import (
     InfoMetricFamily,
 )
 
-from sentinel_exporters.prometheus import BUCKETS, Exemplar, Histogram, help_of
+from sentinel_agent.export.base import DURATION_BOUNDS
+from sentinel_exporters.prometheus import Exemplar, Histogram, help_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -103,6 +104,25 @@ def stalls(rows: Iterable[tuple[tuple[str, str], Histogram]]) -> Iterator[Metric
     yield family
 
 
+def routes(rows: Mapping[tuple[str, str, str], tuple[list[int], Histogram]]) -> Iterator[Metric]:
+    """All requests of the embedded proxy."""
+    labels = ("service", "listener", "route")
+    total = CounterMetricFamily(
+        "sentinel_proxy_requests", "Requests of the embedded proxy.", labels=(*labels, "code")
+    )
+    durations = HistogramMetricFamily(
+        "sentinel_proxy_request_duration_seconds",
+        "Duration of requests of the embedded proxy, within 25 percent.",
+        labels=labels,
+    )
+    for key, (classes, histogram) in sorted(rows.items(), key=lambda row: row[0]):
+        for digit, count in enumerate(classes):
+            if count:
+                total.add_metric((*key, f"{digit}xx" if digit else "none"), float(count))
+        durations.add_metric(key, _buckets(histogram), histogram.total)
+    yield from (total, durations)
+
+
 def requests(rows: Mapping[tuple[str, ...], Histogram]) -> Iterator[Metric]:
     """Durations of requests, from spans."""
     server = HistogramMetricFamily(
@@ -124,7 +144,7 @@ def requests(rows: Mapping[tuple[str, ...], Histogram]) -> Iterator[Metric]:
 
 
 def _buckets(histogram: Histogram) -> list[Any]:
-    bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
+    bounds = [*(str(bound) for bound in DURATION_BOUNDS), "+Inf"]
     return [
         (bound, float(count), _exemplar(exemplar)) if exemplar else (bound, float(count))
         for bound, count, exemplar in zip(

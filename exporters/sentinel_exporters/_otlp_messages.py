@@ -24,6 +24,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AGGREGATION_TEMPORALITY_CUMULATIVE,
     AGGREGATION_TEMPORALITY_DELTA,
     Gauge,
+    Histogram,
+    HistogramDataPoint,
     Metric,
     NumberDataPoint,
     ResourceMetrics,
@@ -33,13 +35,14 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
+from sentinel_agent.export.base import DURATION_BOUNDS
 from sentinel_exporters._common import sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sentinel_agent.core.span import AttributeValue
-    from sentinel_agent.export.base import Signal
+    from sentinel_agent.export.base import RequestDelta, Signal
     from sentinel_exporters.otlp import Points, Record, SpanFacts
 
 Facts = dict[str, "AttributeValue"]
@@ -63,17 +66,44 @@ def traces(groups: Iterable[tuple[Facts, list[SpanFacts]]]) -> bytes:
     ).SerializeToString()
 
 
-def metrics(groups: Iterable[tuple[Facts, list[Points]]]) -> bytes:
+def metrics(groups: Iterable[tuple[Facts, list[Points]]], requests: Iterable[RequestDelta] = ()) -> bytes:
     """An ExportMetricsServiceRequest."""
+    made = [(facts, [_metric(each) for each in found]) for facts, found in groups]
+    served: dict[tuple[str, str], list[HistogramDataPoint]] = {}
+    for each in requests:
+        served.setdefault((each.service, each.instance), []).append(_durations(each))
+    for (service, instance), points in served.items():
+        who: Facts = {"service.name": service, "service.instance.id": instance}
+        made.append((who, [_served(points)]))
     return ExportMetricsServiceRequest(
         resource_metrics=[
             ResourceMetrics(
-                resource=_resource(facts),
-                scope_metrics=[ScopeMetrics(scope=_SCOPE, metrics=[_metric(each) for each in found])],
+                resource=_resource(facts), scope_metrics=[ScopeMetrics(scope=_SCOPE, metrics=found)]
             )
-            for facts, found in groups
+            for facts, found in made
         ]
     ).SerializeToString()
+
+
+def _served(points: list[HistogramDataPoint]) -> Metric:
+    found = Metric(
+        name="http.server.request.duration", unit="s", description="Duration of HTTP server requests."
+    )
+    delta = Histogram(data_points=points, aggregation_temporality=AGGREGATION_TEMPORALITY_DELTA)
+    found.histogram.CopyFrom(delta)
+    return found
+
+
+def _durations(each: RequestDelta) -> HistogramDataPoint:
+    return HistogramDataPoint(
+        attributes=_attributes({"http.route": each.route, "sentinel.listener": each.listener}),
+        start_time_unix_nano=int(each.since * 1e9),
+        time_unix_nano=int(each.time * 1e9),
+        count=sum(each.buckets),
+        sum=each.seconds,
+        bucket_counts=each.buckets,
+        explicit_bounds=DURATION_BOUNDS,
+    )
 
 
 def logs(groups: Iterable[tuple[Facts, list[Record]]]) -> bytes:

@@ -1,6 +1,6 @@
 """SkyWalking's messages (skywalking-data-collect-protocol v3: Tracing, Meter, Event, Logging, Management .proto).
 
-Our own encoder over `_protobuf`: the Python package of the generated messages brings grpcio, which deadlocks and crashes
+Our own encoder: the Python package of the generated messages brings grpcio, which deadlocks and crashes
 where processes are started, and its newest release lacks the messages altogether. Times are milliseconds.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from sentinel_exporters._common import as_text
-from sentinel_exporters._protobuf import double, message, number, text
+from sentinel_agent.profile.protobuf import block, double, integer
+from sentinel_exporters._common import as_text, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def pairs(field: int, values: Mapping[str, str]) -> bytes:
 
 
 def _pair(field: int, key: str, value: str) -> bytes:
-    return message(field, text(1, key) + text(2, value))
+    return block(field, text(1, key) + text(2, value))
 
 
 _known_pair = lru_cache(maxsize=4096)(_pair)
@@ -59,7 +59,7 @@ def segment(
         (
             text(1, trace_id),
             text(2, segment_id),
-            *(message(3, _span(span, place, component)) for span, place in zip(spans, places, strict=True)),
+            *(block(3, _span(span, place, component)) for span, place in zip(spans, places, strict=True)),
             text(4, first.service),
             text(5, instance_of(first.service, first.instance)),
         )
@@ -74,22 +74,22 @@ def _span(span: Span, place: tuple[int, int], component: int) -> bytes:
     end = (span.start + span.duration) // 1_000_000
     return b"".join(
         (
-            number(1, place[0]),
-            number(2, place[1]),
-            number(3, start),
-            number(4, end),
-            *(message(5, _reference(ref)) for ref in (own.refs if own else ())),
+            integer(1, place[0]),
+            integer(2, place[1]),
+            integer(3, start),
+            integer(4, end),
+            *(block(5, _reference(ref)) for ref in (own.refs if own else ())),
             text(6, span.name),
             text(7, _peer(span)),
-            number(8, _TYPES[span.kind]),
-            number(9, _HTTP if span.kind != "internal" else 0),
-            number(10, component),
-            number(11, span.status == "error"),
+            integer(8, _TYPES[span.kind]),
+            integer(9, _HTTP if span.kind != "internal" else 0),
+            integer(10, component),
+            integer(11, span.status == "error"),
             pairs(12, tags),
             *(
-                message(
+                block(
                     13,
-                    number(1, event.time // 1_000_000)
+                    integer(1, event.time // 1_000_000)
                     + pairs(
                         2,
                         {
@@ -100,8 +100,8 @@ def _span(span: Span, place: tuple[int, int], component: int) -> bytes:
                 )
                 for event in span.events
             ),
-            message(13, number(1, end) + pairs(2, failure)) if failure else b"",
-            number(14, bool(own and own.skip_analysis)),
+            block(13, integer(1, end) + pairs(2, failure)) if failure else b"",
+            integer(14, bool(own and own.skip_analysis)),
         )
     )
 
@@ -111,7 +111,7 @@ def _reference(ref: SegmentReference) -> bytes:
         (
             text(2, ref.trace_id),
             text(3, ref.segment_id),
-            number(4, ref.span_id),
+            integer(4, ref.span_id),
             text(5, ref.service),
             text(6, ref.instance),
             text(7, ref.endpoint),
@@ -135,8 +135,8 @@ def meters(service: str, instance: str, time: int, values: Mapping[str, float]) 
     """A MeterDataCollection: the values of one moment. Who and when stands in its first element only."""
     found: list[bytes] = []
     for name, value in values.items():
-        who = b"" if found else text(3, service) + text(4, instance) + number(5, time)
-        found.append(message(1, message(1, text(1, name) + double(3, value)) + who))
+        who = b"" if found else text(3, service) + text(4, instance) + integer(5, time)
+        found.append(block(1, block(1, text(1, name) + double(3, value)) + who))
     return b"".join(found)
 
 
@@ -157,13 +157,13 @@ def event(
     return b"".join(
         (
             text(1, uuid),
-            message(2, text(1, service) + text(2, instance)),
+            block(2, text(1, service) + text(2, instance)),
             text(3, name),
-            number(4, error),
+            integer(4, error),
             text(5, words),
             pairs(6, parameters),
-            number(7, start),
-            number(8, end),
+            integer(7, start),
+            integer(8, end),
             text(9, layer),
         )
     )
@@ -182,12 +182,12 @@ def log(
     """A LogData with a text as its body."""
     return b"".join(
         (
-            number(1, time),
+            integer(1, time),
             text(2, service),
             text(3, instance),
-            message(5, text(1, "TEXT") + message(2, text(1, words))),
-            message(6, text(1, trace_id)) if trace_id else b"",
-            message(7, pairs(1, tags)),
+            block(5, text(1, "TEXT") + block(2, text(1, words))),
+            block(6, text(1, trace_id)) if trace_id else b"",
+            block(7, pairs(1, tags)),
             text(8, layer),
         )
     )

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from sentinel_agent.export.base import Blame, ExporterContext, ExporterOptions, Secret, SendError
-from sentinel_agent.export.registry import needs
 
 if TYPE_CHECKING:
     import ssl
@@ -79,16 +78,7 @@ def printable(text: str, limit: int = 200) -> str:
 class HttpSender:
     """One session, made when it is first used, on the loop that uses it."""
 
-    def __init__(self, options: HttpOptions, context: ExporterContext, extra: str) -> None:
-        """Load aiohttp.
-
-        Raises:
-            OperatorError: it is not installed.
-        """
-        try:
-            import aiohttp  # noqa: F401, PLC0415 - heavy: only agents that send over HTTP have it in memory
-        except ImportError:
-            raise needs("aiohttp", extra) from None
+    def __init__(self, options: HttpOptions, context: ExporterContext) -> None:
         self._options = options
         self._clock = context.clock
         self._headers = {"User-Agent": f"sentinel-agent/{context.version}", **options.headers}
@@ -104,7 +94,7 @@ class HttpSender:
         Raises:
             SendError: there is no answer, or it is not a success.
         """
-        import aiohttp  # noqa: PLC0415 - it is there, see above
+        import aiohttp  # noqa: PLC0415 - heavy: only agents that send over HTTP have it in memory
 
         sent = {"Content-Type": content_type, **(headers or {})}
         if self._options.compression == "gzip":

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed, LimitReached
 from sentinel_agent.core.metrics import METRICS, unit_of
-from sentinel_agent.export.base import AgentReading, ExporterOptions, ReadingSet, SendError, Signal
+from sentinel_agent.export.base import (
+    AgentReading,
+    ExporterOptions,
+    ReadingSet,
+    RequestDelta,
+    SendError,
+    Signal,
+)
 from sentinel_agent.export.registry import needs
 from sentinel_exporters._common import (
     event_facts,
@@ -104,7 +111,7 @@ class OtlpExporter:
         except ImportError:
             raise needs("opentelemetry-proto", "otlp") from None
         self._make = _otlp_messages
-        self._http = HttpSender(options, context, "otlp")
+        self._http = HttpSender(options, context)
         self._base = options.url.rstrip("/")
         self._ticked: dict[Any, float] = {}
         self._agent = {
@@ -119,9 +126,10 @@ class OtlpExporter:
             found = [span for item in items if isinstance(item, tuple) for span in item if span.sampled]
             return self._make.traces(_by_service(found)) if found else None
         if signal == "metrics":
-            return self._make.metrics([*self._target_points(items), *self._agent_points(items)])
+            requests = [item for item in items if isinstance(item, RequestDelta)]
+            return self._make.metrics([*self._target_points(items), *self._agent_points(items)], requests)
         events: list[ExportedEvent] = [
-            item for item in items if not isinstance(item, tuple | ReadingSet | AgentReading)
+            item for item in items if not isinstance(item, tuple | ReadingSet | AgentReading | RequestDelta)
         ]
         return self._make.logs(_records(events))
 

@@ -19,7 +19,14 @@ from msgspec import Meta
 
 from sentinel_agent.core.event import IncidentSealed, LimitReached, TargetAppeared, TargetGone
 from sentinel_agent.core.metrics import METRICS, unit_of
-from sentinel_agent.export.base import AgentReading, ExporterOptions, ReadingSet, Signal
+from sentinel_agent.export.base import (
+    DURATION_BOUNDS,
+    AgentReading,
+    ExporterOptions,
+    ReadingSet,
+    RequestDelta,
+    Signal,
+)
 from sentinel_agent.export.registry import needs
 
 if TYPE_CHECKING:
@@ -31,9 +38,6 @@ if TYPE_CHECKING:
     from sentinel_agent.core.model import Target, TargetId
     from sentinel_agent.core.span import Span
     from sentinel_agent.export.base import ExporterContext, Item
-
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Seconds; OpenTelemetry's for http.server.request.duration (semantic conventions 1.44)."""
 
 _FORGET = 300.0
 """A target that is gone is shown as `up 0` for so many seconds, then no more."""
@@ -73,13 +77,13 @@ class Histogram:
     __slots__ = ("counts", "exemplars", "total")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
+        self.counts = [0] * (len(DURATION_BOUNDS) + 1)
         self.total = 0.0
-        self.exemplars: list[Exemplar | None] = [None] * (len(BUCKETS) + 1)
+        self.exemplars: list[Exemplar | None] = [None] * (len(DURATION_BOUNDS) + 1)
 
     def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
         """Count one value in seconds."""
-        at = bisect_left(BUCKETS, value)
+        at = bisect_left(DURATION_BOUNDS, value)
         self.counts[at] += 1
         self.total += value
         if exemplar is not None:
@@ -98,6 +102,14 @@ class _Seat:
     stalls: Histogram = field(default_factory=Histogram)
 
 
+@dataclass(slots=True)
+class _Route:
+    """All requests of one route, by class of status and by duration."""
+
+    classes: list[int] = field(default_factory=lambda: [0] * 6)
+    durations: Histogram = field(default_factory=Histogram)
+
+
 class PrometheusExporter:
     """The view; see the module."""
 
@@ -111,6 +123,7 @@ class PrometheusExporter:
         self._lock = Lock()
         self._seats: dict[str, _Seat] = {}
         self._requests: dict[tuple[str, ...], Histogram] = {}
+        self._routes: dict[tuple[str, str, str], _Route] = {}
         self._incidents: dict[tuple[str, str], tuple[int, float, Exemplar]] = {}
         self._limits: dict[tuple[str, str], int] = {}
         self._agent = AgentReading(0.0, {})
@@ -127,6 +140,8 @@ class PrometheusExporter:
             elif isinstance(item, tuple):
                 for span in item:
                     self._span(span)
+            elif isinstance(item, RequestDelta):
+                self._route(item)
             elif isinstance(item, AgentReading):
                 self._agent = item
                 self._forget(item.time)
@@ -158,6 +173,20 @@ class PrometheusExporter:
         seat = self._seats[key] = _Seat(target)
         return seat
 
+    def _route(self, item: RequestDelta) -> None:
+        key = (item.service, item.listener, item.route)
+        route = self._routes.get(key)
+        if route is None:
+            if len(self._routes) >= self._options.max_series // 60:
+                self._left_out += 1
+                return
+            route = self._routes[key] = _Route()
+        for index, count in enumerate(item.classes[: len(route.classes)]):
+            route.classes[index] += count
+        for index, count in enumerate(item.buckets[: len(route.durations.counts)]):
+            route.durations.counts[index] += count
+        route.durations.total += item.seconds
+
     def _span(self, span: Span) -> None:
         if span.kind == "internal":
             return
@@ -174,6 +203,10 @@ class PrometheusExporter:
         seconds = span.duration / 1e9
         traced = Exemplar({"trace_id": span.trace_id}, seconds, span.start / 1e9) if span.sampled else None
         histogram.observe(seconds, traced)
+        listener, name = (span.attributes.get(each) for each in ("sentinel.listener", "http.route"))
+        route = self._routes.get((span.service, str(listener), str(name)))
+        if route is not None and traced is not None and span.kind == "server":
+            route.durations.exemplars[bisect_left(DURATION_BOUNDS, seconds)] = traced
 
     def _event(self, event: object) -> None:
         match event:
@@ -197,7 +230,7 @@ class PrometheusExporter:
         self._incidents[key] = (count, incident.time, link)
         seat = self._seats.get(key[1])
         if incident.metric == "loop_stall" and incident.value is not None and seat is not None:
-            at = bisect_left(BUCKETS, incident.value)
+            at = bisect_left(DURATION_BOUNDS, incident.value)
             seat.stalls.exemplars[at] = link._replace(value=incident.value)
 
     def _forget(self, now: float) -> None:
@@ -252,11 +285,15 @@ class PrometheusExporter:
                 for s in self._seats.values()
             ]
             requests = {key: _copy(histogram) for key, histogram in self._requests.items()}
+            routes = {
+                key: (list(route.classes), _copy(route.durations)) for key, route in self._routes.items()
+            }
             incidents, limits = dict(self._incidents), dict(self._limits)
             agent, left_out = self._agent, self._left_out
         room = make.Room(self._options.max_series)
         yield from room.filter(make.targets(_rows(seats)))
         yield from room.filter(make.stalls((_labels(s), s.stalls) for s in seats if sum(s.stalls.counts)))
+        yield from room.filter(make.routes(routes))
         yield from room.filter(make.requests(requests))
         yield from room.filter(make.rules(agent, incidents, limits))
         yield from room.filter(make.agent(agent, self._version))

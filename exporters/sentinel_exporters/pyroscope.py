@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from sentinel_agent.profile.protobuf import block
 from sentinel_exporters._artifacts import Parcel, parcels, read_file
-from sentinel_exporters._protobuf import message, text
+from sentinel_exporters._common import text
 from sentinel_exporters.http import HttpOptions, HttpSender, with_path
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class PyroscopeExporter:
 
     def __init__(self, options: ExporterOptions, context: ExporterContext) -> None:
         assert isinstance(options, Options)
-        self._http = HttpSender(options, context, "pyroscope")
+        self._http = HttpSender(options, context)
         self._url = with_path(options.url, PATH)
         self._labels = {name: value for name, value in options.labels.items() if _LABEL.fullmatch(name)}
         self._headers = {"X-Scope-OrgID": options.tenant} if options.tenant else {}
@@ -71,9 +72,9 @@ class PyroscopeExporter:
         series = []
         for each in _profiles(parcel):
             pairs = self._of(parcel, each).items()
-            labels = b"".join(message(1, text(1, name) + text(2, value)) for name, value in pairs)
-            sample = message(1, read_file(parcel, each.name)) + text(2, _sample_id(parcel, each))
-            series.append(message(1, labels + message(2, sample)))
+            labels = b"".join(block(1, text(1, name) + text(2, value)) for name, value in pairs)
+            sample = block(1, read_file(parcel, each.name)) + text(2, _sample_id(parcel, each))
+            series.append(block(1, labels + block(2, sample)))
         return b"".join(series)
 
     def _of(self, parcel: Parcel, artifact: Artifact) -> dict[str, str]:

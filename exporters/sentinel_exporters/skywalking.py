@@ -24,11 +24,18 @@ from sentinel_agent.core.event import (
     TargetGone,
 )
 from sentinel_agent.core.units import Duration
-from sentinel_agent.export.base import AgentReading, ExporterOptions, ReadingSet, Secret, Signal
+from sentinel_agent.export.base import (
+    AgentReading,
+    ExporterOptions,
+    ReadingSet,
+    RequestDelta,
+    Secret,
+    Signal,
+)
+from sentinel_agent.profile.protobuf import block
 from sentinel_exporters import _skywalking_messages as make
 from sentinel_exporters._common import as_text, event_facts, event_target, event_words, incident_ids, sound
 from sentinel_exporters._grpc import GrpcSender
-from sentinel_exporters._protobuf import message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -125,7 +132,11 @@ class SkyWalkingExporter:
             body = self._meters(items)
         else:
             body = self._events(
-                [each for each in items if not isinstance(each, tuple | ReadingSet | AgentReading)]
+                [
+                    each
+                    for each in items
+                    if not isinstance(each, tuple | ReadingSet | AgentReading | RequestDelta)
+                ]
             )
         calls = [(method, messages) for method, messages in body.calls if messages]
         return msgspec.msgpack.encode(_Body(calls, body.instances)) if calls else None
@@ -149,7 +160,7 @@ class SkyWalkingExporter:
             )
             who = _named_so(spans[0].service, spans[0].instance)
             instances.setdefault(who, self._properties(None))
-        collection = b"".join(message(1, each) for each in found)
+        collection = b"".join(block(1, each) for each in found)
         return _Body(
             [(_SEGMENTS, [collection] if found else [])], [(*who, facts) for who, facts in instances.items()]
         )

@@ -62,7 +62,7 @@ class WebhookExporter:
 
     def __init__(self, options: ExporterOptions, context: ExporterContext) -> None:
         assert isinstance(options, Options)
-        self._http = HttpSender(options, context, "webhook")
+        self._http = HttpSender(options, context)
         self._url = options.url
         self._clock = context.clock
         self._wanted = {f"sentinel.{name}" for name in options.events}

@@ -36,7 +36,7 @@ class ZipkinExporter:
 
     def __init__(self, options: ExporterOptions, context: ExporterContext) -> None:
         assert isinstance(options, Options)
-        self._http = HttpSender(options, context, "zipkin")
+        self._http = HttpSender(options, context)
         self._url = with_path(options.url, PATH)
 
     def encode(self, signal: Signal, items: Sequence[Item]) -> bytes | None:

@@ -55,13 +55,35 @@ class AgentReading(msgspec.Struct, frozen=True):
     exports: tuple[tuple[str, str, str, int], ...] = ()
 
 
+DURATION_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Upper bounds of buckets in seconds: OpenTelemetry's for http.server.request.duration (semantic conventions 1.44)."""
+
+
+class RequestDelta(msgspec.Struct, frozen=True):
+    """Requests of one route of the embedded proxy that ended between `since` and `time` (seconds since the epoch).
+
+    `classes` counts them by the first digit of their status, 0 for none; `buckets` by `DURATION_BOUNDS`, the last
+    being those beyond; `seconds` is their duration together, within 25 %.
+    """
+
+    time: float
+    since: float
+    service: str
+    instance: str
+    listener: str
+    route: str
+    classes: tuple[int, ...]
+    buckets: tuple[int, ...]
+    seconds: float
+
+
 ExportedEvent = TargetAppeared | TargetGone | IncidentOpened | IncidentSealed | IncidentLost | LimitReached
 """The events that leave the house; what is about settings and our own troubles stays in the status."""
 
 SpanGroup = tuple[Span, ...]
 """The spans of one request that ended together in one process; they stay together on their way."""
 
-Item = ReadingSet | AgentReading | SpanGroup | ExportedEvent
+Item = ReadingSet | AgentReading | RequestDelta | SpanGroup | ExportedEvent
 """What is queued. The signal `artifacts` carries `IncidentSealed`, whose folder holds the files."""
 
 
@@ -101,7 +123,7 @@ class ExporterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     memory_bytes: Annotated[
         ByteSize,
         Meta(ge=65536, description="memory for encoded batches of one signal; beyond, they go to disk"),
-    ] = 2 * 1024**2
+    ] = 1024**2
     spool_bytes: Annotated[
         ByteSize, Meta(description="disk for batches of one signal while the backend is down; 0: none")
     ] = 64 * 1024**2

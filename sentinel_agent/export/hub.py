@@ -15,7 +15,8 @@ import os
 import random
 import socket
 import threading
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from sentinel_agent import __version__
 from sentinel_agent.core.event import IncidentSealed
@@ -40,10 +41,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 STOP_SECONDS = 2.0
 """How long a stop waits for what is still to be delivered."""
 _SLOTS = 8
 """Agents that may share a data directory and spool."""
+_FAULTS_SAID = 100
 _LAST_WORDS = 0.5
 """After the deadline: time for cancelled requests to end and for the disk."""
 
@@ -70,6 +75,7 @@ class Hub:
         self._deadline = STOP_SECONDS
         self._folder = folder
         self._view: View | None = None
+        self._said: set[str] = set()
         for made in entries:
             self._take_up(made, chance)
 
@@ -106,7 +112,16 @@ class Hub:
         for line in self._lines.get(signal, ()):
             line.offer(item)
         for view in self._views.get(signal, ()):
-            view.observe(item)
+            try:
+                view.observe(item)
+            except Exception as error:  # noqa: BLE001 - a stranger's view; the agent's tick must go on
+                self._blame(view, error)
+
+    def _blame(self, view: View, error: Exception) -> None:
+        what = f"{type(view).__name__}: {type(error).__name__}: {error}"[:300]
+        if what not in self._said and len(self._said) < _FAULTS_SAID:
+            self._said.add(what)
+            log.error("a view could not take an item: %s", what)
 
     def tell(self, event: Event) -> None:
         """Hand on an event of the agent, if it is one that leaves the house; a sealed incident brings its artifacts."""
@@ -137,7 +152,7 @@ class Hub:
 
     def start(self) -> None:
         """Begin to deliver. Without exporters that send there is no thread."""
-        if self._exporters and self._thread is None:
+        if self._lines and self._thread is None:
             self._thread = threading.Thread(target=self._main, name="sentinel-export", daemon=True)
             self._thread.start()
 
@@ -166,10 +181,14 @@ class Hub:
             log.error("exporters did not end within %.1f s; what they still held is lost", deadline + 1)
 
     def _main(self) -> None:
-        asyncio.run(self._deliver())
+        try:
+            asyncio.run(self._deliver())
+        except Exception:
+            log.exception("nothing is exported any more, internal fault, please report it")
 
     async def _deliver(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(_Threads())
         if self._thread is None:  # stopped before it began
             self._stop.set()
         with _slot(self._folder) as folder:
@@ -183,12 +202,7 @@ class Hub:
             await _end(drains, _LAST_WORDS / 2)
             for line in self.lines:
                 line.shelve()
-        for name, exporter in self._exporters:
-            try:
-                async with asyncio.timeout(_LAST_WORDS / 2):
-                    await exporter.close()
-            except Exception as error:  # noqa: BLE001 - a stranger's exporter; the others must be closed too
-                log.debug("exporter %s did not close: %r", name, error)
+        await asyncio.gather(*(_closed(name, exporter) for name, exporter in self._exporters))
 
     async def _guarded(self, line: Line) -> None:
         """A fault of our own in one line must end neither the others nor the thread."""
@@ -198,6 +212,35 @@ class Hub:
             except Exception:
                 log.exception("exporter %s: internal fault, please report it", line.name)
                 await self._clock.sleep(1.0)
+
+
+async def _closed(name: str, exporter: Exporter) -> None:
+    try:
+        async with asyncio.timeout(_LAST_WORDS / 2):
+            await exporter.close()
+    except Exception as error:  # noqa: BLE001 - a stranger's exporter; the others must be closed too
+        log.debug("exporter %s did not close: %r", name, error)
+
+
+class _Threads(ThreadPoolExecutor):
+    """A thread for each call, for which nobody waits: a name server that hangs holds no stop and no end of the process."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the future is awaited
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="sentinel-export-call", daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing to wait for."""
 
 
 async def _end(tasks: Sequence[asyncio.Future[None]], seconds: float) -> None:

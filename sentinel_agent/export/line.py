@@ -7,11 +7,13 @@ line goes from one state to the next is `NEXT`, and how long it then waits is `d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
+from sentinel_agent.core.redact import redact_text
 from sentinel_agent.export.backlog import Backlog, Losses
 from sentinel_agent.export.base import LineState, LineStatus, SendError, moment, weight
 from sentinel_agent.export.spool import Batch, Spool
@@ -151,7 +153,7 @@ class Line:
         """Pack and deliver until cancelled."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            self._wake = lambda: loop.call_soon_threadsafe(self._items.set)
+            self._wake = lambda: _set_on(loop, self._items)
             waiting = bool(self._queue)
         if waiting:
             self._items.set()
@@ -200,8 +202,9 @@ class Line:
         try:
             body = self._exporter.encode(self.signal, items)
         except Exception as error:  # noqa: BLE001 - a stranger's encoder may raise anything
-            self._note_error(f"{type(error).__name__}: {error}")
-            log.warning("exporter %s cannot encode %s: %r", self.name, self.signal, error)
+            self._note_error(
+                f"{type(error).__name__}: {error}", f"{count} {self.signal} could not be encoded"
+            )
             self._losses.add("not_encoded", count, first, last)
             return True
         if body is not None:
@@ -283,21 +286,28 @@ class Line:
 
     def _failed(self, batch: Batch, outcome: Outcome, why: str, lost: int | None = None) -> Outcome:
         before, self._state = self._state, NEXT[outcome]
-        self._note_error(why)
         if outcome == "rejected":
             count = batch.items if lost is None else max(0, min(lost, batch.items))
             if self._is_head(batch):
                 self._losses.add("rejected", count, batch.first, batch.last)
                 self._sent += batch.items - count
                 self._backlog.done()
-            log.warning("exporter %s: %d %s were rejected: %s", self.name, count, self.signal, why)
+            self._note_error(why, f"{count} {self.signal} were rejected")
             return outcome
         self._failures += 1
         if self._down_since is None:
             self._down_since = self._clock.wall()
-        if before != self._state:
-            log.warning("exporter %s does not take %s (%s): %s", self.name, self.signal, self._state, why)
+        self._note_error(why, f"{self.signal} are not taken", loud=before != self._state)
         return outcome
 
-    def _note_error(self, why: str) -> None:
-        self._last_error, self._last_error_time = why[:_MAX_WORDS], self._clock.wall()
+    def _note_error(self, why: str, what: str, *, loud: bool | None = None) -> None:
+        """Keep an error for the status, and log it; by itself one that is repeated is not logged aloud again."""
+        words = redact_text(why[:_MAX_WORDS])
+        aloud = words != self._last_error if loud is None else loud
+        log.log(logging.WARNING if aloud else logging.DEBUG, "exporter %s: %s: %s", self.name, what, words)
+        self._last_error, self._last_error_time = words, self._clock.wall()
+
+
+def _set_on(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has just ended, and with it everybody who waited
+        loop.call_soon_threadsafe(event.set)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_FILES = 20_000
+_LATEST = 10**15 - 1
 _NAME = re.compile(r"(\d{1,16})-(\d{1,9})-(\d{1,15})-(\d{1,15})-([0-9a-f]{8})\.batch")
 
 
@@ -81,7 +82,7 @@ class Spool:
 
     def put(self, batch: Batch) -> None:
         """Keep a batch, as the newest."""
-        first, last = (max(0, int(each * 1000)) for each in (batch.first, batch.last))
+        first, last = (min(max(0, int(each * 1000)), _LATEST) for each in (batch.first, batch.last))
         name = f"{self._order:016d}-{batch.items}-{first}-{last}-{crc32(batch.body):08x}.batch"
         part = self._folder / f"{self._order:016d}.part"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it

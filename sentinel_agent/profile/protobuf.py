@@ -15,13 +15,14 @@ MAX_ENTRIES = 65536
 """Most entries of a packed field: a few bytes must not become a long list."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_SMALL = tuple(bytes((value,)) for value in range(0x80))
 
 
 def varint(value: int) -> bytes:
     """`value` as a varint; a negative one as 64 bits in two's complement."""
+    if 0 <= value < 0x80:
+        return _SMALL[value]
     value &= 0xFFFF_FFFF_FFFF_FFFF
-    if value < 0x80:
-        return bytes((value,))
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

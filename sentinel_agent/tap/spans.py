@@ -86,6 +86,7 @@ def _attributes(record: RequestRecord) -> dict[str, AttributeValue]:
         "url.path": record.path.partition("?")[0][:_MAX_PATH],
         "http.response.status_code": record.status,
         "http.route": record.route,
+        "sentinel.listener": record.listener,
     }
     if record.host:
         found["server.address"] = record.host

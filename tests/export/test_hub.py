@@ -20,6 +20,8 @@ from tests.export.support import NOW, TARGET, Scripted, group, readings, span
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 
 CLOCK = SystemClock()
 SOON = ExporterOptions(interval=0.05, max_age=1e10)  # the spans of these tests are of 2023
@@ -115,6 +117,67 @@ async def test_two_agents_do_not_share_a_spool(tmp_path: Path) -> None:
     for hub in hubs:
         await hub.close()
     assert sorted(path.parts[-4] for path in tmp_path.rglob("*.batch")) == ["0", "1"]
+
+
+async def test_a_call_that_hangs_in_a_thread_holds_no_stop(tmp_path: Path) -> None:
+    """A name server or a file system may hang where nothing can be cancelled; the exporters' thread ends all the same."""
+    release = threading.Event()
+
+    class Hanging(Scripted):
+        async def send(self, signal: Signal, body: bytes) -> str:
+            self.attempts += 1
+            await asyncio.to_thread(release.wait, 60)
+            return "never"
+
+    hanging = Hanging()
+    hub = Hub([entry("hanging", hanging)], tmp_path, CLOCK)
+    hub.start()
+    thread = hub._thread
+    assert thread is not None
+    hub.offer("spans", (span(1),))
+    await until(lambda: hanging.attempts)
+    try:
+        await asyncio.to_thread(hub.stop, 0.2)
+        await asyncio.to_thread(thread.join, 10)
+        assert not thread.is_alive()
+    finally:
+        release.set()
+    assert [path.name for path in tmp_path.rglob("*.batch")]
+
+
+def test_a_view_that_raises_ends_no_tick(caplog: pytest.LogCaptureFixture) -> None:
+    """Its fault is said once; the other exporters get the item."""
+
+    class Broken:
+        Options = ExporterOptions
+        signals: tuple[Signal, ...] = ("spans",)
+
+        def observe(self, item: object) -> None:
+            raise ZeroDivisionError("oops")
+
+        def render(self, accept: str | None) -> tuple[str, bytes]:
+            return "", b""
+
+    backend = Scripted()
+    view: Any = Broken()
+    hub = Hub([Made("view", "view", SOON, view, ("spans",)), entry("one", backend)], None, CLOCK)
+    for number in range(1, 4):
+        hub.offer("spans", (span(number),))
+    hub.start()
+    hub.stop()
+    assert backend.ids() == [1, 2, 3]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_an_exporter_of_which_nothing_is_wanted(tmp_path: Path) -> None:
+    """`signals: []` means no thread and no queue."""
+    hub = Hub([Made("none", "scripted", SOON, Scripted(), ())], tmp_path, CLOCK)
+    hub.start()
+    assert threading.active_count() == len(
+        [each for each in threading.enumerate() if each.name != "sentinel-export"]
+    )
+    hub.stop()
+    assert not hub.wants("spans")
 
 
 def test_an_entry_that_cannot_be_used_is_shown_and_stops_nothing(tmp_path: Path) -> None:

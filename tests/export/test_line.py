@@ -217,3 +217,19 @@ async def test_a_batch_that_is_taken_but_for_some_loses_those() -> None:
     assert made.status().lost == {"rejected": 2}
     assert made.status().sent == 3
     assert made.status().waiting == 0
+
+
+async def test_an_error_that_is_repeated_is_logged_once_and_has_no_secret(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A backend that rejects every batch does not fill the log; credentials in its words are taken out."""
+    backend, clock = Scripted(), HeldClock()
+    backend.answers = [SendError("400: https://user:hunter2@host/x", "rejected") for _ in range(5)]
+    async with running(line(backend, clock, batch=1)) as made:
+        for number in range(1, 6):
+            made.offer((span(number),))
+        await clock.let_pass(1.0)
+        await settle()
+    assert made.status().lost == {"rejected": 5}
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+    assert "hunter2" not in made.status().last_error + caplog.text

@@ -24,7 +24,7 @@ NOW = 1_700_000_000.0
 async def post(server: Server, body: bytes = b"[]", **changes: Any) -> str:
     made = options(HttpOptions, url=server.url, **changes)
     assert isinstance(made, HttpOptions)
-    sender = HttpSender(made, context(), "zipkin")
+    sender = HttpSender(made, context())
     try:
         words, _ = await sender.post(f"{server.url}/x", body, "application/json")
     finally:
@@ -80,7 +80,7 @@ async def test_a_connection_is_used_again() -> None:
     async with serving() as server:
         made = options(HttpOptions, url=server.url)
         assert isinstance(made, HttpOptions)
-        sender = HttpSender(made, context(), "zipkin")
+        sender = HttpSender(made, context())
         for _ in range(10):
             await sender.post(server.url, b"[]", "application/json")
         await sender.close()
@@ -112,7 +112,7 @@ async def test_nonsense_is_a_passing_fault(answer: bytes) -> None:
     port = listening.sockets[0].getsockname()[1]
     made = options(HttpOptions, url=f"http://127.0.0.1:{port}")
     assert isinstance(made, HttpOptions)
-    sender = HttpSender(made, context(), "zipkin")
+    sender = HttpSender(made, context())
     try:
         async with asyncio.timeout(20):
             with pytest.raises(SendError) as raised:
@@ -129,7 +129,7 @@ async def test_nobody_listens() -> None:
     port = free_port()
     made = options(HttpOptions, url=f"http://127.0.0.1:{port}")
     assert isinstance(made, HttpOptions)
-    sender = HttpSender(made, context(), "zipkin")
+    sender = HttpSender(made, context())
     with pytest.raises(SendError, match=rf"127\.0\.0\.1:{port}") as raised:
         await sender.post(f"http://127.0.0.1:{port}/", b"[]", "application/json")
     await sender.close()

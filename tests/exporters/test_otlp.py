@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed, TargetGone
 from sentinel_agent.core.span import Endpoint, SpanEvent
-from sentinel_agent.export.base import AgentReading, SendError, Signal
+from sentinel_agent.export.base import DURATION_BOUNDS, AgentReading, RequestDelta, SendError, Signal
 from sentinel_exporters._common import incident_ids
 from sentinel_exporters.otlp import Options, OtlpExporter
 from tests.export.support import NOW, TARGET, group, readings, span
@@ -140,6 +140,26 @@ def test_what_is_counted_since_the_last_tick_is_a_delta() -> None:
     assert (oldest.as_double, plain(oldest.attributes)) == (1.0, {"cpython.gc.generation": 2})
     assert youngest.start_time_unix_nano == int((NOW + 1) * 1e9)
     assert youngest.time_unix_nano == int((NOW + 2) * 1e9)
+
+
+def test_requests_of_the_proxy_are_a_histogram() -> None:
+    """By the conventions' name and bounds, counted from one second to the next, with the route as attribute."""
+    delta = RequestDelta(
+        NOW + 1, NOW, "gateway", "host-1", "web", "all", (0, 0, 3, 0, 0, 0), (1, 2, *[0] * 13), 0.02
+    )
+    (resource,) = ExportMetricsServiceRequest.FromString(body("metrics", delta)).resource_metrics
+    assert plain(resource.resource.attributes)["service.name"] == "gateway"
+    (metric,) = resource.scope_metrics[0].metrics
+    assert (metric.name, metric.unit, metric.histogram.aggregation_temporality) == (
+        "http.server.request.duration",
+        "s",
+        1,
+    )
+    (point,) = metric.histogram.data_points
+    assert (point.count, point.sum, list(point.bucket_counts)[:3]) == (3, 0.02, [1, 2, 0])
+    assert list(point.explicit_bounds) == list(DURATION_BOUNDS)
+    assert point.time_unix_nano - point.start_time_unix_nano == 10**9
+    assert plain(point.attributes) == {"http.route": "all", "sentinel.listener": "web"}
 
 
 def test_events_are_log_records_with_a_name() -> None:

@@ -14,9 +14,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sentinel_agent.core.event import IncidentSealed, LimitReached, TargetAppeared, TargetGone
 from sentinel_agent.core.model import Role, TargetId
-from sentinel_agent.export.base import AgentReading, ExporterContext, ReadingSet
+from sentinel_agent.export.base import (
+    DURATION_BOUNDS,
+    AgentReading,
+    ExporterContext,
+    ReadingSet,
+    RequestDelta,
+)
 from sentinel_agent.testing import FakeClock, make_target
-from sentinel_exporters.prometheus import BUCKETS, Options, PrometheusExporter
+from sentinel_exporters.prometheus import Options, PrometheusExporter
 from tests.export.support import NOW, TARGET, group, readings, span
 from tests.exporters.support import incident
 
@@ -131,6 +137,32 @@ def test_requests_are_histograms_with_the_trace_as_exemplar() -> None:
     assert peers == {"orders"}
 
 
+def test_every_request_of_the_proxy_is_counted() -> None:
+    """Differences of several workers add up; the newest sampled trace of a bucket is its exemplar."""
+    made = view()
+    buckets = [0] * 15
+    buckets[0], buckets[14] = 98, 2
+    for since in (NOW, NOW + 1):
+        made.observe(
+            RequestDelta(
+                since + 1, since, "gateway", "h", "web", "all", (0, 0, 90, 0, 0, 10), tuple(buckets), 31.0
+            )
+        )
+    attributes = {"http.response.status_code": 200, "http.route": "all", "sentinel.listener": "web"}
+    made.observe((span(7, attributes=attributes),))
+    found = page(made)
+    where = {"service": "gateway", "listener": "web", "route": "all"}
+    assert found[key("sentinel_proxy_requests_total", **where, code="2xx")] == 180
+    assert found[key("sentinel_proxy_requests_total", **where, code="5xx")] == 20
+    assert found[key("sentinel_proxy_request_duration_seconds_count", **where)] == 200
+    assert found[key("sentinel_proxy_request_duration_seconds_sum", **where)] == 62
+    assert found[key("sentinel_proxy_request_duration_seconds_bucket", **where, le="10.0")] == 196
+    samples = families(made)["sentinel_proxy_request_duration_seconds"].samples
+    (linked,) = [each for each in samples if each.exemplar]
+    assert linked.exemplar is not None
+    assert (linked.labels["le"], linked.exemplar.labels) == ("0.005", {"trace_id": f"{7:032x}"})
+
+
 def test_an_incident_is_counted_and_linked() -> None:
     """The counter's exemplar names the incident; a stalled loop's incident is also in the bucket of its value."""
     made = view()
@@ -234,4 +266,4 @@ def test_observing_while_rendering() -> None:
 
 def test_buckets_are_those_of_opentelemetry() -> None:
     """A dashboard made for http.server.request.duration fits: prometheus_client's defaults are the same."""
-    assert (*BUCKETS, math.inf) == Histogram.DEFAULT_BUCKETS
+    assert (*DURATION_BOUNDS, math.inf) == Histogram.DEFAULT_BUCKETS

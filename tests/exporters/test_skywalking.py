@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import yaml
-from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[attr-defined]  # theirs, untyped
-from hypothesis import given
-from hypothesis import strategies as st
+from grpclib.const import Cardinality, Handler
+from grpclib.server import Server
 
 from sentinel_agent.core.event import IncidentOpened, IncidentSealed, LimitReached, TargetAppeared, TargetGone
 from sentinel_agent.core.metrics import METRICS
 from sentinel_agent.core.span import SegmentReference, SkyWalking, SpanEvent
 from sentinel_agent.export.base import AgentReading, SendError, Signal
 from sentinel_exporters import skywalking as module
-from sentinel_exporters._grpc import blame
-from sentinel_exporters._protobuf import varint
+from sentinel_exporters._grpc import _codec, blame
 from sentinel_exporters._skywalking_messages import meters
 from sentinel_exporters.skywalking import Options, SkyWalkingExporter, placed
 from tests.export.support import NOW, TARGET, group, readings, span
@@ -217,12 +215,6 @@ def test_every_metric_has_a_rule_on_the_server() -> None:
     assert all(rule["exp"] == rule["name"] for rule in document["metricsRules"])
 
 
-@given(st.integers(-(2**63), 2**64 - 1))
-def test_varints(value: int) -> None:
-    """Seven bits a byte, least significant first, ten bytes for a negative number."""
-    assert varint(value) == _VarintBytes(value & 2**64 - 1)
-
-
 def test_whatever_a_target_names_it_is_a_message() -> None:
     """Hostile names, empty texts, negative and huge numbers decode, and come back where they can be said at all."""
     names = ["", "\x00", "\udcff", "é" * 3000, '"\n']
@@ -347,3 +339,31 @@ async def test_a_server_that_is_none() -> None:
 def test_whose_fault_a_status_is(status: str, whose: str) -> None:
     """A handler that is off or a wrong token stays so; a batch may be bad; the rest may pass."""
     assert blame(status) == whose
+
+
+async def test_an_answer_of_64_megabytes_is_not_taken_in() -> None:
+    """The server never gets rid of it: the connection's window is small and nobody reads. The call runs into its time."""
+    accepted = False
+
+    async def answer(stream: Any) -> None:
+        nonlocal accepted
+        await stream.recv_message()
+        await stream.send_message(b"x" * 64 * 2**20)
+        accepted = True
+
+    class Huge:
+        def __mapping__(self) -> dict[str, Any]:
+            return {module._PROPERTIES: Handler(answer, Cardinality.STREAM_STREAM, bytes, bytes)}
+
+    server, port = Server([Huge()], codec=_codec()), free_port()
+    await server.start("127.0.0.1", port)
+    exporter = made(port)
+    body = exporter.encode("spans", [group()])
+    assert body is not None
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await exporter.send("spans", body)
+    assert not accepted
+    await exporter.close()
+    server.close()
+    await server.wait_closed()
