@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from importlib import import_module
 from typing import Any
 
@@ -26,18 +27,19 @@ def official(message: Message) -> Any:
     file = descriptor_pb2.FileDescriptorProto(
         name=f"t{id(message)}.proto", package=f"p{id(message)}", syntax="proto3"
     )
-    _add(file.message_type.add(name="M"), message, f".p{id(message)}.M")
+    add_fields(file.message_type.add(name="M"), message, f".p{id(message)}.M")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"p{id(message)}.M"))
 
 
-def _add(descriptor: Any, message: Message, path: str) -> None:
+def add_fields(descriptor: Any, message: Message, path: str) -> None:
     for name, field in message.items():
         found = descriptor.field.add(name=name, number=field.number, label=3 if field.repeated else 1)
+        found.json_name = re.sub("_(.)", lambda match: match[1].upper(), name)  # as protoc does
         if isinstance(field.kind, dict):
             found.type, found.type_name = 11, f"{path}.M{field.number}"
-            _add(descriptor.nested_type.add(name=f"M{field.number}"), field.kind, found.type_name)
+            add_fields(descriptor.nested_type.add(name=f"M{field.number}"), field.kind, found.type_name)
         else:
             found.type = 5 if field.kind == "enum" else _TYPES[field.kind]
 
