@@ -41,6 +41,8 @@ class CompiledRoute:
         "bucket",
         "conditions",
         "hooks",
+        "lean",
+        "lean_answer",
         "listener",
         "name",
         "number",
@@ -78,6 +80,10 @@ class CompiledRoute:
         self.response_added = _lines(spec.response_headers)
         names = [name.encode() for name in (*spec.response_headers.set, *spec.response_headers.remove)]
         self.response_removed = lines_pattern(names) if names else None
+        self.lean = not (
+            spec.response or spec.filters or spec.host_rewrite or spec.prefix_rewrite or spec.regex_rewrite
+        )
+        self.lean_answer = not (names or self.response_added)
         self.passthrough = not (
             removed
             or names
@@ -142,6 +148,11 @@ class RouteTable:
             return self._paths(head.fields.get(b"host", b"")).match(head)
         return self._default.match(head)
 
+    @property
+    def plain(self) -> Callable[[bytes], CompiledRoute | None]:
+        """Tells the route of a path where nothing else decides; None where something might."""
+        return (lambda _: None) if self._exact or self._suffixes else self._default.plain
+
     def _paths(self, host: bytes) -> _Paths:
         host = host.lower()
         if not host.endswith(b"]"):
@@ -191,6 +202,13 @@ class _Paths:
             if _path_fits(route, head.target) and all(condition(head) for condition in route.conditions):
                 return route
         return None
+
+    def plain(self, target: bytes) -> CompiledRoute | None:
+        found = self._pattern.match(target)
+        if found is None or found.lastindex is None:
+            return None
+        route = self._routes[found.lastindex - 1]
+        return None if route.conditions else route
 
 
 def _path_fits(route: CompiledRoute, target: bytes) -> bool:

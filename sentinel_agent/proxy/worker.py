@@ -10,16 +10,19 @@ import time
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import httptools
 import msgspec
 
 from sentinel_agent.proxy import flags
 from sentinel_agent.proxy.accesslog import AccessLog
 from sentinel_agent.proxy.cluster import ClusterPool, Server
+from sentinel_agent.proxy.lean import SLOW_SECONDS
 from sentinel_agent.proxy.listener import HttpListener, TcpListener
 from sentinel_agent.proxy.records import RequestRecord
 from sentinel_agent.proxy.tracing import Tracer
 from sentinel_agent.proxy.upstream import UpstreamConnection
 from sentinel_agent.proxy.wheel import SLOTS_PER_SECOND, Wheel
+from sentinel_agent.proxy.wire.head import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -36,8 +39,6 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 FLUSH_SECONDS = 0.1
-SLOW_SECONDS = 1.0
-"""A request that took longer is worth telling the agent of."""
 
 
 class Worker:
@@ -61,6 +62,7 @@ class Worker:
         self.random = Random()  # noqa: S311 - shares and ids of traces are no secrets
         self.draining = False
         self.wheel = Wheel(self.now())
+        self.new_judges()
         self.exchanges: set[Exchange] = set()
         self.relays: set[Relay] = set()
         self.tracer = Tracer(config.tracing, config.service, socket.gethostname(), self.random)
@@ -84,6 +86,11 @@ class Worker:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wall_offset = time.time() - self.now()  # noqa: TID251 - as above
+
+    def new_judges(self) -> None:
+        """Parsers that judge one whole plain message after the other; after a fault they are of no more use."""
+        self.request_judge = httptools.HttpRequestParser(SILENT)
+        self.response_judge = httptools.HttpResponseParser(SILENT)
 
     def wall(self, monotonic: float | None = None) -> float:
         """Seconds since the epoch at a monotonic time, or now."""
@@ -261,7 +268,8 @@ class Worker:
         notable = sampled or flag is not None or exchange.status >= 500 or seconds >= SLOW_SECONDS
         if self.access_log is None and not (notable and self._tap is not None):
             return
-        head, cluster, downstream = exchange.head, exchange.cluster, exchange.downstream
+        cluster, downstream = exchange.cluster, exchange.downstream
+        method, path, host = exchange.names()
         server = exchange.server
         record = RequestRecord(
             self._wall_offset + exchange.start_time,
@@ -270,9 +278,9 @@ class Worker:
             cluster.name if cluster is not None else "",
             server.address if server is not None else "",
             downstream.client,
-            head.method.decode(),
-            head.target.decode("latin-1"),
-            head.fields.get(b"host", b"").decode("latin-1"),
+            method,
+            path,
+            host,
             exchange.status,
             seconds,
             exchange.head_time - exchange.first_try if exchange.head_time else 0.0,
