@@ -567,8 +567,10 @@ class Exchange:
         if self.over:
             return
         self.over = True
-        self.settle(now)
-        self.downstream.finished(close=close, now=now)
+        try:
+            self.settle(now)
+        finally:  # a fault of ours in the books must not leave the client waiting
+            self.downstream.finished(close=close, now=now)
 
     def settle(self, now: float) -> None:
         """Account for the request: breakers, balancers, counters, the record."""

@@ -118,9 +118,11 @@ class LeanExchange(Exchange):
         stats.classes[self.status // 100] += 1
         stats.latency[bucket(int(seconds * 1e6))] += 1
         stats.own[bucket(int((seconds - self.head_time + self.sent_time) * 1e6))] += 1
-        if worker.access_log is not None or self.place is not None or seconds >= SLOW_SECONDS:
-            worker.account(self, seconds, None, "")
-        downstream.finished(close=False, now=now)
+        try:
+            if worker.access_log is not None or self.place is not None or seconds >= SLOW_SECONDS:
+                worker.account(self, seconds, None, "")
+        finally:
+            downstream.finished(close=False, now=now)
 
 
 def begin(downstream: Downstream, data: bytes) -> bool:  # noqa: PLR0911 - each return is one thing that is not plain

@@ -292,7 +292,7 @@ class Worker:
             f"{place.context.trace_id:032x}" if place is not None else "",
         )
         if sampled and place is not None:
-            caller = head.fields.get(b"sw8", b"").decode("latin-1")
+            caller = exchange.head.fields.get(b"sw8", b"").decode("latin-1") if place.parent else ""
             record = record_with_spans(record, place.server, place.parent, place.context.span_id, caller)
         self.keep(record, notable=notable)
 
