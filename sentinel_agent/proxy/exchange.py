@@ -96,6 +96,9 @@ class Exchange:
         limit = route.bucket
         if limit is not None and not limit.take(self.start_time) and self.over_limit(route):
             return
+        held = route.held
+        if held is not None and route.stats.inflight > held.base and self.worker.shed(self, route):
+            return
         if route.spec.trace:
             self.place = self.worker.tracer.begin(self.head.fields)
         table = self.worker.inflight
@@ -549,10 +552,11 @@ class Exchange:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def answer(self, own: Reply, flag: flags.Flag | None = None) -> None:
+    def answer(self, own: Reply, flag: flags.Flag | None = None, detail: str = "") -> None:
         """Answer in place of an upstream."""
         if self.over:
             return
+        self._detail = self._detail or detail
         close = not self.head.keep_alive or not self.body_done or self.worker.draining
         self.status, self._flag = own.status, flag
         lines = b"".join(b"%b: %b\r\n" % pair for pair in own.headers)
@@ -589,6 +593,7 @@ class Exchange:
             if self.slot >= 0 and self.worker.inflight is not None:
                 self.worker.inflight.leave(self.slot)
             stats.requests += 1
+            stats.seconds += seconds
             stats.bytes_in += self.bytes_in
             stats.bytes_out += self.bytes_out
             stats.classes[self.status // 100] += 1

@@ -113,6 +113,7 @@ class LeanExchange(Exchange):
         stats = route.stats
         stats.inflight -= 1
         stats.requests += 1
+        stats.seconds += seconds
         stats.bytes_in += self.bytes_in
         stats.bytes_out += size
         stats.classes[self.status // 100] += 1
@@ -142,7 +143,13 @@ def begin(downstream: Downstream, data: bytes) -> bool:  # noqa: PLR0911 - each 
     if host is None or not is_host(host) or b"/." in target or b"/%2" in target:
         return False
     route, worker = listener.plain_route(target), listener.worker
-    if route is None or not route.lean or worker.draining or data.count(b"\n") > listener.limits.headers + 2:
+    if (
+        route is None
+        or not route.lean
+        or route.held is not None
+        or worker.draining
+        or data.count(b"\n") > listener.limits.headers + 2
+    ):
         return False
     cluster = route.pools[0][1]
     now = worker.now()

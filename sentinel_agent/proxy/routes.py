@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.cluster import ClusterPool
     from sentinel_agent.proxy.config import HeaderEdits, HeaderMatch, Listener, QueryMatch, Route, Tracing
     from sentinel_agent.proxy.filters import Hooks
+    from sentinel_agent.proxy.limiter import Held
     from sentinel_agent.proxy.wire.head import RequestHead
 
 
@@ -33,13 +34,14 @@ class CompiledRoute:
     """A route and what can be known of it before any request. `removed` holds the fields that ours take the place of.
 
     `bucket`, `hooks` and `pools` (clusters, each with the end of its share of 1) are filled in by the worker, `number` is its place
-    among all routes of the worker.
+    among all routes of the worker, `held` what the adaptive limiter lets it have.
     """
 
     __slots__ = (
         "added",
         "bucket",
         "conditions",
+        "held",
         "hooks",
         "lean",
         "lean_answer",
@@ -63,6 +65,7 @@ class CompiledRoute:
         self.spec = spec
         self.stats = RouteStats()
         self.bucket: TokenBucket | None = None
+        self.held: Held | None = None
         self.hooks: tuple[Hooks, ...] = ()
         self.pools: tuple[tuple[float, ClusterPool], ...] = ()
         self.conditions = _conditions(spec)
