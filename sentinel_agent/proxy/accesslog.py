@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.records import RequestRecord
 
 _ENCODER = msgspec.json.Encoder()
+_AT_ONCE = 32
+"""Records encoded in one go: enough to be cheap, few enough that no request waits for it."""
 
 
 class AccessLog:
-    """Holds records until `flush` hands them to the thread; at most `most`, more are dropped and counted."""
+    """Encodes records, and holds the lines until `flush` hands them to the thread; at most `most`, more are dropped."""
 
     def __init__(self, path: str, most: int) -> None:
         """Open the file for appending; `-` is standard output.
@@ -27,8 +29,10 @@ class AccessLog:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._descriptor = os.dup(1) if path == "-" else os.open(path, flags, 0o640)
         self._most = most
-        self._held: list[RequestRecord] = []
-        self._queue: queue.SimpleQueue[list[RequestRecord] | None] = queue.SimpleQueue()
+        self._records: list[RequestRecord] = []
+        self._lines = bytearray()
+        self._held = 0
+        self._queue: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         self._under_way = 0
         self.written = 0
         self.dropped = 0
@@ -38,28 +42,38 @@ class AccessLog:
 
     def add(self, record: RequestRecord) -> None:
         """Keep a record for the next flush."""
-        if len(self._held) + self._under_way >= self._most:
+        if self._held + self._under_way >= self._most:
             self.dropped += 1
-        else:
-            self._held.append(record)
+            return
+        self._held += 1
+        self._records.append(record)
+        if len(self._records) >= _AT_ONCE:
+            self._encode()
+
+    def _encode(self) -> None:
+        self._lines += _ENCODER.encode_lines(self._records)
+        self._records.clear()
 
     def flush(self) -> None:
         """Hand what is held to the thread."""
         if self._held:
-            held, self._held = self._held, []
-            self._under_way += len(held)
-            self._queue.put(held)
+            self._encode()
+            self._under_way += self._held
+            self._queue.put((self._held, bytes(self._lines)))
+            self._held = 0
+            self._lines.clear()
 
     def _write(self) -> None:
-        while (records := self._queue.get()) is not None:
-            data = memoryview(_ENCODER.encode_lines(records))
+        while (piece := self._queue.get()) is not None:
+            count, lines = piece
+            data = memoryview(lines)
             try:
                 while data:
                     data = data[os.write(self._descriptor, data) :]
-                self.written += len(records)
+                self.written += count
             except OSError:
-                self.failed += len(records)
-            self._under_way -= len(records)
+                self.failed += count
+            self._under_way -= count
 
     def close(self, patience: float = 2.0) -> None:
         """Write what is held and end; a disk that does not answer for `patience` seconds is left behind."""

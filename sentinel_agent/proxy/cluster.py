@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from sentinel_agent.proxy.balance import ewma, make_balancer
@@ -55,16 +56,20 @@ class Server:
 
 
 class ClusterPool:
-    """A cluster of one worker: its servers, its balancer, its circuit breakers, its idle connections."""
+    """A cluster of one worker: its servers, its circuit breakers, its idle connections.
+
+    `pick(key, now)` chooses a usable server; `most` requests may be under way at once.
+    """
 
     __slots__ = (
-        "_balancer",
         "active",
         "connections",
         "key_of",
         "measured",
+        "most",
         "name",
         "pending",
+        "pick",
         "retries",
         "servers",
         "spec",
@@ -74,16 +79,13 @@ class ClusterPool:
         self.name = spec.name
         self.spec = spec
         self.servers = [Server(each.address, each.weight, now) for each in spec.endpoints]
-        self._balancer = make_balancer(spec.load_balancer, self.servers, random)
+        self.pick = make_balancer(spec.load_balancer, self.servers, random).pick
+        self.most = spec.circuit_breaker.requests or sys.maxsize
         self.measured = spec.load_balancer == "peak_ewma"
         self.active = 0
         self.connections = 0
         self.pending = 0
         self.retries = 0
-
-    def pick(self, key: bytes, now: float) -> Server | None:
-        """A usable server."""
-        return self._balancer.pick(key, now)
 
     def key(self, head: RequestHead, client: str) -> bytes:
         """What `maglev` keeps together."""
@@ -99,8 +101,7 @@ class ClusterPool:
     @property
     def full(self) -> bool:
         """Whether one more request is one too many."""
-        cap = self.spec.circuit_breaker.requests
-        return 0 < cap <= self.active
+        return self.active >= self.most
 
     @property
     def may_connect(self) -> bool:

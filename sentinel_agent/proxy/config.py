@@ -267,6 +267,20 @@ class AccessLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 20_000
 
 
+class AdaptiveLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a worker is overloaded, the routes that made it so are held down. Observe: say so and let pass.
+
+    The level is the larger of the worker's CPU (of one core) and the delay of its event loop over `lag`.
+    """
+
+    mode: Literal["off", "observe", "enforce"] = "off"
+    threshold: Annotated[float, Meta(gt=0, le=1, description="the level over which it begins")] = 0.8
+    hold: Annotated[int, Meta(ge=1, le=300, description="seconds over the threshold before it begins")] = 5
+    lag: Annotated[
+        Duration, Meta(gt=0, le=10, description="delay of the event loop that counts as a level of 1")
+    ] = 0.05
+
+
 class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
@@ -280,6 +294,7 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain: Annotated[
         Duration, Meta(ge=0, le=3600, description="how long a stop waits for requests under way")
     ] = 10.0
+    adaptive_limit: AdaptiveLimit = AdaptiveLimit()
     tracing: Tracing = Tracing()
     access_log: AccessLog = AccessLog()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from sentinel_agent.proxy import flags
 from sentinel_agent.proxy.exchange import Exchange
+from sentinel_agent.proxy.lean import begin
 from sentinel_agent.proxy.wheel import NOWHERE
 from sentinel_agent.proxy.wire.body import ChunkedBody
 from sentinel_agent.proxy.wire.buffer import HeadBuffer
@@ -100,6 +101,8 @@ class Downstream(asyncio.Protocol):
             if self._lingering:
                 self._linger(data)
             elif self.exchange is None:
+                if not self._reading_head and not self._held and len(data) > 4 and begin(self, data):
+                    return
                 if self._held:
                     data, self._held = self._held + data, b""
                 self._read(data)
@@ -124,7 +127,7 @@ class Downstream(asyncio.Protocol):
         exchange = self.exchange
         if exchange is not None:
             exchange.client_left()
-        elif self._reading_head and len(self._heads) and not self._lingering:
+        elif self._reading_head and self._heads.held and not self._lingering:
             self.listener.note_fault(self, flags.CLIENT_LEFT, 0, "the client left in the middle of a head")
 
     def pause_writing(self) -> None:

@@ -88,20 +88,17 @@ class Exchange:
     def start(self) -> None:
         """Route the request, and send it on or answer it."""
         listener = self.downstream.listener
-        route = self.route = listener.table.match(self.head)
+        route = listener.table.match(self.head)
         if route is None:
             self.answer(Reply(404, b"no route matches\n"), flags.NO_ROUTE)
             return
-        route.stats.inflight += 1
-        self.worker.exchanges.add(self)
+        self.enter(route)
         limit = route.bucket
-        if limit is not None and not limit.take(self.start_time):
-            listener.limited += 1
-            assert route.spec.rate_limit is not None, "a route with a bucket has a limit"
-            if route.spec.rate_limit.mode == "enforce":
-                wait = b"%d" % max(1, round(limit.wait()))
-                self.answer(Reply(429, b"rate limit\n", ((b"Retry-After", wait),)), flags.RATE_LIMITED)
-                return
+        if limit is not None and not limit.take(self.start_time) and self.over_limit(route):
+            return
+        held = route.held
+        if held is not None and route.stats.inflight > held.base and self.worker.shed(self, route):
+            return
         if route.spec.trace:
             self.place = self.worker.tracer.begin(self.head.fields)
         table = self.worker.inflight
@@ -114,6 +111,30 @@ class Exchange:
             self.worker.run_filters(self, self.view)
             return
         self.proceed()
+
+    def enter(self, route: CompiledRoute) -> None:
+        """It is under way on this route."""
+        self.route = route
+        route.stats.inflight += 1
+        self.worker.exchanges.add(self)
+
+    def over_limit(self, route: CompiledRoute) -> bool:
+        """The route's rate limit is reached: answer so, if the limit is enforced; whether it was answered."""
+        spec, limit = route.spec.rate_limit, route.bucket
+        assert spec is not None, "it has a limit"
+        assert limit is not None, "it has a limit"
+        self.downstream.listener.limited += 1
+        if spec.mode != "enforce":
+            return False
+        wait = b"%d" % max(1, round(limit.wait()))
+        self.answer(Reply(429, b"rate limit\n", ((b"Retry-After", wait),)), flags.RATE_LIMITED)
+        return True
+
+    def names(self) -> tuple[str, str, str]:
+        """Method, target and host, for the record."""
+        head = self.head
+        host = head.fields.get(b"host", b"")
+        return head.method.decode(), head.target.decode("latin-1"), host.decode("latin-1")
 
     def proceed(self) -> None:
         """The filters let it pass: choose a cluster and try."""
@@ -219,20 +240,10 @@ class Exchange:
         self._arm()
 
     def _upstream_head(self, route: CompiledRoute, server: Server) -> bytes:
-        head, downstream = self.head, self.downstream
+        head = self.head
         fields = head.fields
-        added = route.added
-        if route.spec.forwarded:
-            listener = downstream.listener
-            came = fields.get(b"x-forwarded-for") if listener.spec.trust_forwarded else None
-            chain = downstream.forwarded if came is None else b"%b, %b" % (came, downstream.forwarded)
-            added += b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (chain, listener.scheme)
-        place = self.place
-        if route.spec.request_id and b"x-request-id" not in fields:
-            number = place.context.trace_id if place else self.worker.random.getrandbits(128)
-            added += b"X-Request-Id: %032x\r\n" % number
-        if place is not None:
-            added += self.worker.tracer.lines(place, head.target, server.address)
+        came = fields.get(b"x-forwarded-for") if self.downstream.listener.spec.trust_forwarded else None
+        added = self.added_lines(route, server, head.target, came, b"x-request-id" in fields)
         removed = None if route.removed.isdisjoint(fields) else route.removed_pattern
         view = self.view
         if view is not None and view.edits:
@@ -253,6 +264,23 @@ class Exchange:
             added=added,
             upgrade=upgrade if upgrade and upgrade.decode("latin-1") in route.spec.upgrades else None,
         )
+
+    def added_lines(
+        self, route: CompiledRoute, server: Server, target: bytes, came: bytes | None, has_id: bool = False
+    ) -> bytes:
+        """The header lines that the upstream gets from us; `came` is the chain of proxies before us, where we trust it."""
+        downstream, place = self.downstream, self.place
+        added, spec = route.added, route.spec
+        if spec.forwarded:
+            chain = downstream.forwarded if came is None else b"%b, %b" % (came, downstream.forwarded)
+            scheme = downstream.listener.scheme
+            added += b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (chain, scheme)
+        if spec.request_id and not has_id:
+            number = place.context.trace_id if place else self.worker.random.getrandbits(128)
+            added += b"X-Request-Id: %032x\r\n" % number
+        if place is not None:
+            added += self.worker.tracer.lines(place, target, server.address)
+        return added
 
     def _arm(self) -> None:
         """The next deadline: the client's next piece, the answer's head, or the next piece of a body."""
@@ -412,7 +440,7 @@ class Exchange:
             self._upstream_broke(flags.CONNECTION_ENDED, detail)
             return
         idempotent = self.head.method in IDEMPOTENT
-        untouched = connection is not None and not len(connection.heads)
+        untouched = connection is not None and not connection.heads.held
         if (
             untouched
             and idempotent
@@ -524,10 +552,11 @@ class Exchange:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def answer(self, own: Reply, flag: flags.Flag | None = None) -> None:
+    def answer(self, own: Reply, flag: flags.Flag | None = None, detail: str = "") -> None:
         """Answer in place of an upstream."""
         if self.over:
             return
+        self._detail = self._detail or detail
         close = not self.head.keep_alive or not self.body_done or self.worker.draining
         self.status, self._flag = own.status, flag
         lines = b"".join(b"%b: %b\r\n" % pair for pair in own.headers)
@@ -542,8 +571,10 @@ class Exchange:
         if self.over:
             return
         self.over = True
-        self.settle(now)
-        self.downstream.finished(close=close, now=now)
+        try:
+            self.settle(now)
+        finally:  # a fault of ours in the books must not leave the client waiting
+            self.downstream.finished(close=close, now=now)
 
     def settle(self, now: float) -> None:
         """Account for the request: breakers, balancers, counters, the record."""
@@ -562,6 +593,7 @@ class Exchange:
             if self.slot >= 0 and self.worker.inflight is not None:
                 self.worker.inflight.leave(self.slot)
             stats.requests += 1
+            stats.seconds += seconds
             stats.bytes_in += self.bytes_in
             stats.bytes_out += self.bytes_out
             stats.classes[self.status // 100] += 1

@@ -38,16 +38,21 @@ class HttpListener:
         self.spec = spec
         self.scheme = b"http"
         self.limits = Limits(spec.limits.head, spec.limits.target, spec.limits.headers)
+        self.lean_bytes = min(spec.limits.head, 16 * 1024)
         self.pattern = request_pattern(spec)
         self.routes = [CompiledRoute(spec, route, tracing) for route in spec.routes]
         for route in self.routes:
             route.pools = _shares(route.spec, clusters)
+            route.lean = (
+                route.lean and len(route.pools) == 1 and route.pools[0][1].spec.load_balancer != "maglev"
+            )
             route.hooks = tuple(make_filter(use) for use in route.spec.filters)
             if route.spec.rate_limit is not None:
                 route.bucket = TokenBucket(
                     route.spec.rate_limit.rate, route.spec.rate_limit.burst, worker.now()
                 )
         self.table = RouteTable(self.routes)
+        self.plain_route = self.table.plain
         self.connections: set[Downstream] = set()
         self.refused = 0
         self.limited = 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.cluster import ClusterPool
     from sentinel_agent.proxy.config import HeaderEdits, HeaderMatch, Listener, QueryMatch, Route, Tracing
     from sentinel_agent.proxy.filters import Hooks
+    from sentinel_agent.proxy.limiter import Held
     from sentinel_agent.proxy.wire.head import RequestHead
 
 
@@ -33,14 +34,17 @@ class CompiledRoute:
     """A route and what can be known of it before any request. `removed` holds the fields that ours take the place of.
 
     `bucket`, `hooks` and `pools` (clusters, each with the end of its share of 1) are filled in by the worker, `number` is its place
-    among all routes of the worker.
+    among all routes of the worker, `held` what the adaptive limiter lets it have.
     """
 
     __slots__ = (
         "added",
         "bucket",
         "conditions",
+        "held",
         "hooks",
+        "lean",
+        "lean_answer",
         "listener",
         "name",
         "number",
@@ -61,6 +65,7 @@ class CompiledRoute:
         self.spec = spec
         self.stats = RouteStats()
         self.bucket: TokenBucket | None = None
+        self.held: Held | None = None
         self.hooks: tuple[Hooks, ...] = ()
         self.pools: tuple[tuple[float, ClusterPool], ...] = ()
         self.conditions = _conditions(spec)
@@ -78,6 +83,10 @@ class CompiledRoute:
         self.response_added = _lines(spec.response_headers)
         names = [name.encode() for name in (*spec.response_headers.set, *spec.response_headers.remove)]
         self.response_removed = lines_pattern(names) if names else None
+        self.lean = not (
+            spec.response or spec.filters or spec.host_rewrite or spec.prefix_rewrite or spec.regex_rewrite
+        )
+        self.lean_answer = not (names or self.response_added)
         self.passthrough = not (
             removed
             or names
@@ -142,6 +151,11 @@ class RouteTable:
             return self._paths(head.fields.get(b"host", b"")).match(head)
         return self._default.match(head)
 
+    @property
+    def plain(self) -> Callable[[bytes], CompiledRoute | None]:
+        """Tells the route of a path where nothing else decides; None where something might."""
+        return (lambda _: None) if self._exact or self._suffixes else self._default.plain
+
     def _paths(self, host: bytes) -> _Paths:
         host = host.lower()
         if not host.endswith(b"]"):
@@ -191,6 +205,13 @@ class _Paths:
             if _path_fits(route, head.target) and all(condition(head) for condition in route.conditions):
                 return route
         return None
+
+    def plain(self, target: bytes) -> CompiledRoute | None:
+        found = self._pattern.match(target)
+        if found is None or found.lastindex is None:
+            return None
+        route = self._routes[found.lastindex - 1]
+        return None if route.conditions else route
 
 
 def _path_fits(route: CompiledRoute, target: bytes) -> bool:

@@ -44,7 +44,10 @@ def quantile(counts: Sequence[int], share: float) -> float | None:
 
 
 class RouteStats:
-    """What happened to a route's requests. `own` is the proxy's share of the latency, upstream time taken out."""
+    """What happened to a route's requests.
+
+    `own` is the proxy's share of the latency, upstream time taken out; `seconds` those spent in requests, added up.
+    """
 
     __slots__ = (
         "bytes_in",
@@ -56,6 +59,7 @@ class RouteStats:
         "latency",
         "own",
         "requests",
+        "seconds",
         "self_failed",
     )
 
@@ -64,6 +68,7 @@ class RouteStats:
         self.errors = 0
         self.self_failed = 0
         self.inflight = 0
+        self.seconds = 0.0
         self.bytes_in = 0
         self.bytes_out = 0
         self.classes = [0] * 6

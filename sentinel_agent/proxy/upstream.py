@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from sentinel_agent.proxy.lean import LeanExchange, end
 from sentinel_agent.proxy.wheel import NOWHERE
 from sentinel_agent.proxy.wire.buffer import HeadBuffer
 
@@ -60,7 +61,7 @@ class UpstreamConnection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:  # nobody asked: a second answer, or what belongs to none
             self.close()
-        else:
+        elif type(exchange) is not LeanExchange or exchange.response is not None or not end(exchange, data):
             exchange.answered(data)
 
     def eof_received(self) -> None:

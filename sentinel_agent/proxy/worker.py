@@ -10,16 +10,21 @@ import time
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import httptools
 import msgspec
 
 from sentinel_agent.proxy import flags
 from sentinel_agent.proxy.accesslog import AccessLog
 from sentinel_agent.proxy.cluster import ClusterPool, Server
+from sentinel_agent.proxy.filters import Reply
+from sentinel_agent.proxy.lean import SLOW_SECONDS
+from sentinel_agent.proxy.limiter import AdaptiveLimiter
 from sentinel_agent.proxy.listener import HttpListener, TcpListener
 from sentinel_agent.proxy.records import RequestRecord
 from sentinel_agent.proxy.tracing import Tracer
 from sentinel_agent.proxy.upstream import UpstreamConnection
 from sentinel_agent.proxy.wheel import SLOTS_PER_SECOND, Wheel
+from sentinel_agent.proxy.wire.head import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -27,8 +32,8 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.config import ProxyConfig
     from sentinel_agent.proxy.downstream import Downstream
     from sentinel_agent.proxy.exchange import Exchange
-    from sentinel_agent.proxy.filters import Reply
     from sentinel_agent.proxy.relay import Relay
+    from sentinel_agent.proxy.routes import CompiledRoute
     from sentinel_agent.proxy.tap import Tap
     from sentinel_agent.proxy.view import RequestView
 
@@ -36,8 +41,6 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 FLUSH_SECONDS = 0.1
-SLOW_SECONDS = 1.0
-"""A request that took longer is worth telling the agent of."""
 
 
 class Worker:
@@ -61,6 +64,7 @@ class Worker:
         self.random = Random()  # noqa: S311 - shares and ids of traces are no secrets
         self.draining = False
         self.wheel = Wheel(self.now())
+        self.new_judges()
         self.exchanges: set[Exchange] = set()
         self.relays: set[Relay] = set()
         self.tracer = Tracer(config.tracing, config.service, socket.gethostname(), self.random)
@@ -81,9 +85,17 @@ class Worker:
         for number, route in enumerate(route for listener in self.http for route in listener.routes):
             route.number = number
         self._sockets = sockets
+        self._limiter = AdaptiveLimiter(config.adaptive_limit.threshold, config.adaptive_limit.hold)
+        self._lag = 0.0
+        self.shed_count = 0
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wall_offset = time.time() - self.now()  # noqa: TID251 - as above
+
+    def new_judges(self) -> None:
+        """Parsers that judge one whole plain message after the other; after a fault they are of no more use."""
+        self.request_judge = httptools.HttpRequestParser(SILENT)
+        self.response_judge = httptools.HttpResponseParser(SILENT)
 
     def wall(self, monotonic: float | None = None) -> float:
         """Seconds since the epoch at a monotonic time, or now."""
@@ -100,6 +112,8 @@ class Worker:
             await self._listen(tcp, tcp.spec.name)
         self.spawn(self._turn_wheel(), "deadlines")
         self.spawn(self._flush(), "flush")
+        if self.config.adaptive_limit.mode != "off":
+            self.spawn(self._watch_level(), "adaptive limit")
         if self._tap is not None:
             self.spawn(self._tap.run(self), "tap")
 
@@ -159,8 +173,49 @@ class Worker:
 
     async def _turn_wheel(self) -> None:
         while True:
+            planned = self.now() + 1 / SLOTS_PER_SECOND
             await asyncio.sleep(1 / SLOTS_PER_SECOND)
-            self.wheel.turn(self.now())
+            now = self.now()
+            self._lag = max(self._lag, now - planned)
+            self.wheel.turn(now)
+
+    async def _watch_level(self) -> None:
+        before, cpu = self.now(), time.process_time()
+        spent: dict[int, float] = {}
+        while True:
+            await asyncio.sleep(1)
+            now, used = self.now(), time.process_time()
+            level = max((used - cpu) / (now - before), self._lag / self.config.adaptive_limit.lag)
+            routes = [route for listener in self.http for route in listener.routes]
+            use = {
+                route.number: (route.stats.seconds - spent.get(route.number, 0.0)) / (now - before)
+                for route in routes
+            }
+            spent = {route.number: route.stats.seconds for route in routes}
+            before, cpu, self._lag = now, used, 0.0
+            self.limit(level, use)
+
+    def limit(self, level: float, use: Mapping[int, float]) -> None:
+        """One step of the adaptive limiter; what it decides is logged."""
+        self._limiter.step(level, use)
+        for route in (route for listener in self.http for route in listener.routes):
+            held = self._limiter.held.get(route.number)
+            if (held is None) != (route.held is None):
+                words = "let go" if held is None else f"held to {held.base:.0f} requests under way"
+                log.warning("route %s is %s: level %.2f", route.name, words, self._limiter.level)
+            route.held = held
+
+    def shed(self, exchange: Exchange, route: CompiledRoute) -> bool:
+        """The route has more under way than it may: answer so, unless the limiter only observes."""
+        self.shed_count += 1
+        if self.config.adaptive_limit.mode != "enforce":
+            return False
+        exchange.answer(
+            Reply(429, b"overloaded\n", ((b"Retry-After", b"1"),)),
+            flags.RATE_LIMITED,
+            f"route {route.name} is held",
+        )
+        return True
 
     async def _flush(self) -> None:
         while True:
@@ -261,7 +316,8 @@ class Worker:
         notable = sampled or flag is not None or exchange.status >= 500 or seconds >= SLOW_SECONDS
         if self.access_log is None and not (notable and self._tap is not None):
             return
-        head, cluster, downstream = exchange.head, exchange.cluster, exchange.downstream
+        cluster, downstream = exchange.cluster, exchange.downstream
+        method, path, host = exchange.names()
         server = exchange.server
         record = RequestRecord(
             self._wall_offset + exchange.start_time,
@@ -270,9 +326,9 @@ class Worker:
             cluster.name if cluster is not None else "",
             server.address if server is not None else "",
             downstream.client,
-            head.method.decode(),
-            head.target.decode("latin-1"),
-            head.fields.get(b"host", b"").decode("latin-1"),
+            method,
+            path,
+            host,
             exchange.status,
             seconds,
             exchange.head_time - exchange.first_try if exchange.head_time else 0.0,
@@ -284,7 +340,7 @@ class Worker:
             f"{place.context.trace_id:032x}" if place is not None else "",
         )
         if sampled and place is not None:
-            caller = head.fields.get(b"sw8", b"").decode("latin-1")
+            caller = exchange.head.fields.get(b"sw8", b"").decode("latin-1") if place.parent else ""
             record = record_with_spans(record, place.server, place.parent, place.context.span_id, caller)
         self.keep(record, notable=notable)
 

@@ -16,6 +16,8 @@ from sentinel_agent.core.metrics import METRICS
 from sentinel_agent.core.rule import RuleFile
 from sentinel_agent.export.base import ExporterOptions
 from sentinel_agent.export.registry import installed
+from sentinel_agent.proxy import flags
+from sentinel_agent.proxy.config import parse_proxy
 from tools.draw_states import PAGE, page
 
 ROOT = Path(__file__).parent.parent.parent
@@ -67,3 +69,15 @@ def test_the_exporters_page_can_be_pasted() -> None:
     for field in msgspec.structs.fields(ExporterOptions):
         if field.name not in ("kind", "signals"):
             assert table[field.name] == written(field.type, field.default), field.name
+
+
+def test_the_proxys_page_is_so() -> None:
+    """Its example is a sound configuration, and its table has every flag with the status that it gives."""
+    text = (ROOT / "docs" / "proxy.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(parse_proxy("proxy.md", example.encode()).listeners) == 2
+    listed = dict(re.findall(r"^\| ([A-Z]+) \| ([^|]*) \|", text, re.MULTILINE))
+    known = [flag for flag in vars(flags).values() if isinstance(flag, flags.Flag)]
+    assert set(listed) == {flag.code for flag in known}
+    for flag in known:
+        assert str(flag.status) in listed[flag.code] or flag is flags.FILTERED, flag.code

@@ -520,3 +520,52 @@ async def test_the_log_escapes_what_a_client_writes(tmp_path: Path) -> None:
         (line,) = await running.log()
         assert line["path"] == "/\"\\<x>'"
         assert json.dumps(line)
+
+
+async def test_an_overloaded_worker_holds_the_route_that_did_it(tmp_path: Path) -> None:
+    """Of two routes the one that rose is held to its baseline and answered 429; in observe mode it is only counted."""
+    release = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_head(reader)
+            await release.wait()
+            writer.write(OK)
+
+    for mode in ("enforce", "observe"):
+        release.clear()
+        async with upstream(script) as port:
+            log = tmp_path / f"{mode}.log"
+            text = f"""
+listeners:
+  - name: web
+    address: 127.0.0.1:0
+    routes:
+      - {{name: heavy, match: {{prefix: /heavy}}, cluster: back}}
+      - {{name: light, response: {{status: 200}}}}
+clusters: [{{name: back, endpoints: [{{address: "127.0.0.1:{port}"}}]}}]
+adaptive_limit: {{mode: {mode}, threshold: 0.5, hold: 2}}
+access_log: {{path: {log}}}
+"""
+            async with serving(parse_text(text), log) as running:
+                for level in (0.1, 1.5, 1.5, 1.5, 1.5):
+                    running.worker.limit(level, {0: 1.0 if level < 1 else 4.0, 1: 0.1})
+                heavy, light = running.worker.http[0].routes
+                assert light.held is None
+                assert heavy.held is not None
+                heavy.held.base = 1.0
+                get = GET.replace(b"/ ", b"/heavy ", 1)
+                first = asyncio.create_task(running.ask(get))
+                async with asyncio.timeout(10):
+                    while heavy.stats.inflight != 1:
+                        await asyncio.sleep(0.01)
+                second = asyncio.create_task(running.ask(get))
+                assert status_of(await running.ask(GET)) == 200
+                async with asyncio.timeout(10):
+                    while running.worker.shed_count != 1:
+                        await asyncio.sleep(0.01)
+                release.set()
+                assert status_of(await first) == 200
+                assert status_of(await second) == (429 if mode == "enforce" else 200)
+                shed = [line for line in await running.log(3) if line.get("flags") == "RL"]
+                assert [line["detail"] for line in shed] == ["route heavy is held"] * (mode == "enforce")

@@ -9,16 +9,16 @@ from sentinel_agent.proxy.wire.head import END
 class HeadBuffer:
     """Collects one head after the other from pieces of any size; reading takes time in proportion to the bytes."""
 
-    __slots__ = ("_held", "_limit", "_status")
+    __slots__ = ("_limit", "_status", "held")
 
     def __init__(self, limit: int, status: int) -> None:
-        """`status` is the answer to a head that is too large: 431 for a request, 502 for a response."""
-        self._held = bytearray()
+        """`status` is the answer to a head that is too large: 431 for a request, 502 for a response.
+
+        `held` is what came of a head so far.
+        """
+        self.held = bytearray()
         self._limit = limit
         self._status = status
-
-    def __len__(self) -> int:
-        return len(self._held)
 
     def take(self, data: bytes) -> tuple[bytes, bytes] | None:
         """A head, with its empty line, and what follows it; None while it has not ended.
@@ -28,7 +28,7 @@ class HeadBuffer:
         Raises:
             WireError: it is too large, or has a line that ends in a bare line feed.
         """
-        held = self._held
+        held = self.held
         if not held:
             while data.startswith(b"\r\n"):
                 data = data[2:]
@@ -45,7 +45,7 @@ class HeadBuffer:
             end = held.find(END, start)
             if 0 <= end <= self._limit - 4:
                 head, rest = bytes(held[: end + 4]), bytes(held[end + 4 :])
-                self._held = bytearray()
+                self.held = bytearray()
                 return head, rest
             data = b""
         held += data
@@ -53,7 +53,7 @@ class HeadBuffer:
         return None
 
     def _refuse_what_cannot_be(self, start: int, end: int) -> None:
-        held = self._held
+        held = self.held
         if end > 0 or len(held) > self._limit:
             raise WireError(self._status, f"the head is longer than {self._limit} bytes")
         if held.count(b"\n", start) != held.count(b"\r\n", max(0, start - 1)):

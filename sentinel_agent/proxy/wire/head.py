@@ -82,7 +82,20 @@ class _NoCallbacks:
     on_body = on_chunk_header = on_chunk_complete = on_message_complete = None
 
 
-_SILENT = _NoCallbacks()
+SILENT: Final = _NoCallbacks()
+_hosts: set[bytes] = set()
+_MAX_HOSTS = 1000
+
+
+def is_host(value: bytes) -> bool:
+    """Whether a value of Host is a host name with or without a port; those seen are remembered, within bounds."""
+    if value in _hosts:
+        return True
+    if _HOST.fullmatch(value) is None:
+        return False
+    if len(_hosts) < _MAX_HOSTS:
+        _hosts.add(value)
+    return True
 
 
 def fields_pattern(names: Iterable[bytes]) -> re.Pattern[bytes]:
@@ -157,7 +170,7 @@ def parse_request(
         raise _refused_line(raw)
     if raw.count(b"\n") > limits.headers + 2:
         raise WireError(431, f"more than {limits.headers} header lines")
-    _judge(httptools.HttpRequestParser(_SILENT), raw, 400)
+    _judge(httptools.HttpRequestParser(SILENT), raw, 400)
     head = RequestHead(raw, line)
     fields = head.fields
     for written, value in pattern.findall(raw, head.line_end - 1):
@@ -171,7 +184,7 @@ def parse_request(
     if host is None:
         if head.minor:
             raise WireError(400, "a request of HTTP/1.1 without Host")
-    elif _HOST.fullmatch(host) is None:
+    elif not is_host(host):
         raise WireError(400, "Host is no host name")
     if len(fields) > 1 or host is None:
         _frame_request(head)
@@ -191,7 +204,7 @@ def parse_response(
         raise WireError(502, "the upstream's answer does not begin with a status line of HTTP/1")
     if raw.count(b"\n") > max_headers + 2:
         raise WireError(502, f"the upstream's answer has more than {max_headers} header lines")
-    _judge(httptools.HttpResponseParser(_SILENT), raw, 502)
+    _judge(httptools.HttpResponseParser(SILENT), raw, 502)
     head = ResponseHead(raw, line)
     fields = head.fields
     for written, value in pattern.findall(raw, head.line_end - 1):

@@ -1,0 +1,92 @@
+"""The adaptive limiter against a plant: the level is what the routes' requests cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from sentinel_agent.proxy.limiter import AdaptiveLimiter
+
+
+@dataclass
+class Traffic:
+    """One route: requests a second that are wanted, what each costs of the level, and how long it takes."""
+
+    demand: float
+    cost: float
+    seconds: float
+    rate: float = 0.0
+
+
+def run(limiter: AdaptiveLimiter, routes: dict[int, Traffic], seconds: int) -> list[float]:
+    """Play so many seconds; the level at the end of each."""
+    levels = []
+    for _ in range(seconds):
+        for number, each in routes.items():
+            held = limiter.held.get(number)
+            each.rate = each.demand if held is None else min(each.demand, held.base / each.seconds)
+        levels.append(sum(each.rate * each.cost for each in routes.values()))
+        limiter.step(levels[-1], {number: each.rate * each.seconds for number, each in routes.items()})
+    return levels
+
+
+@pytest.mark.parametrize("cost", [0.0002, 0.002, 0.02])
+def test_the_level_settles_at_the_threshold_and_the_innocent_pass(cost: float) -> None:
+    """One route times five, for costs over two decades: within 5 % after 20 s, no swinging, the other untouched."""
+    wanted = 0.25 / cost
+    routes = {0: Traffic(wanted, cost, 8 / wanted), 1: Traffic(wanted, cost, 8 / wanted)}
+    limiter = AdaptiveLimiter(0.8, 5)
+    run(limiter, routes, 120)
+    assert limiter.held == {}
+    routes[0].demand *= 5
+    levels = run(limiter, routes, 60)
+    assert 0 in limiter.held
+    assert 1 not in limiter.held
+    assert routes[1].rate == wanted
+    assert max(levels[20:]) <= 0.8 * 1.05
+    assert max(levels[40:]) - min(levels[40:]) <= 0.1
+
+
+def test_it_begins_in_time_and_ends_when_the_load_does() -> None:
+    """Held within `hold` and two seconds of the step, all forgotten 15 s after its end."""
+    routes = {0: Traffic(100, 0.0025, 0.05), 1: Traffic(100, 0.0025, 0.05)}
+    limiter = AdaptiveLimiter(0.8, 5)
+    run(limiter, routes, 120)
+    routes[0].demand = 500
+    run(limiter, routes, 7)
+    assert list(limiter.held) == [0]
+    run(limiter, routes, 20)
+    routes[0].demand = 100
+    run(limiter, routes, 15)
+    assert limiter.held == {}
+
+
+def test_where_nothing_rose_the_largest_is_held_and_then_the_next() -> None:
+    """An overload from the start: one after the other, until the level is down."""
+    routes = {0: Traffic(100, 0.006, 0.3), 1: Traffic(100, 0.006, 0.2), 2: Traffic(1, 0.0001, 0.01)}
+    limiter = AdaptiveLimiter(0.8, 2)
+    limiter._usual.update({0: 1e6, 1: 1e6, 2: 1e6})
+    run(limiter, routes, 3)
+    assert list(limiter.held) == [0]
+    levels = run(limiter, routes, 60)
+    assert 2 not in limiter.held
+    assert max(levels[-20:]) <= 0.8 * 1.05
+
+
+def test_a_probe_always_passes() -> None:
+    """However large the excess, one request may be under way."""
+    limiter = AdaptiveLimiter(0.5, 1)
+    for _ in range(100):
+        limiter.step(1.5, {0: 40.0})
+    assert limiter.allows(0, 1)
+    assert not limiter.allows(0, 3)
+    assert limiter.allows(7, 1000)
+
+
+def test_a_short_spike_blames_nobody() -> None:
+    """Fewer seconds than `hold` over the threshold."""
+    limiter = AdaptiveLimiter(0.8, 5)
+    for level in (0.1, 1.2, 1.2, 1.2, 0.1, 0.1, 0.1):
+        limiter.step(level, {0: 10.0})
+    assert limiter.held == {}
