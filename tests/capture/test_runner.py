@@ -98,7 +98,7 @@ async def test_a_report_says_how_long_what_was_lost_and_how_long_the_target_was_
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("memory", "memory captures are not in this build"),
+        ("memory", "the memory captures are `heap` (only reads) and `tracemalloc` (runs code in the target)"),
         ("bad", "the plug-in 'bad' cannot be used"),
         ("nonsense", "there is no capture 'nonsense'; there are a, series"),
     ],
@@ -313,7 +313,16 @@ class Plug:
 
 def test_strangers_captures_are_loaded_beside_the_built_in_ones() -> None:
     loaded = load_captures(plugs=[Plug("mine", lambda: Made("mine"))])
-    assert sorted(loaded.captures) == ["mine", "process", "profile", "series", "stacks", "tasks", "tracemalloc"]
+    assert sorted(loaded.captures) == [
+        "heap",
+        "mine",
+        "process",
+        "profile",
+        "series",
+        "stacks",
+        "tasks",
+        "tracemalloc",
+    ]
     assert loaded.broken == {}
 
 
@@ -336,7 +345,15 @@ class _WithoutKind:
 def test_a_broken_plug_in_is_kept_with_the_reason_and_harms_nothing(made: Any, words: str) -> None:
     loaded = load_captures(plugs=[Plug("bad", made)])
     assert words in loaded.broken["bad"]
-    assert sorted(loaded.captures) == ["process", "profile", "series", "stacks", "tasks", "tracemalloc"]
+    assert sorted(loaded.captures) == [
+        "heap",
+        "process",
+        "profile",
+        "series",
+        "stacks",
+        "tasks",
+        "tracemalloc",
+    ]
     assert loaded.missing("bad") == loaded.broken["bad"]
 
 
