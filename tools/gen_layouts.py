@@ -181,6 +181,8 @@ HEADER_ROWS = [
     _at("gc.state", "_PyRuntimeState", "gc", 8, 8),
     _at("gc.state", "PyInterpreterState", "gc", 9),
     _at("gc.collecting", "struct _gc_runtime_state", "collecting"),
+    _at("gc.generations", "struct _gc_runtime_state", "generations"),
+    _at("gc.permanent", "struct _gc_runtime_state", "permanent_generation"),
     _at("gc.stats", "struct _gc_runtime_state", "generation_stats"),
     Row("gc.stats_size", "sizeof(struct gc_generation_stats)"),
     _at("gc.collections", "struct gc_generation_stats", "collections"),

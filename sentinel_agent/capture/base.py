@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from sentinel_agent.profile.record import ProfileRecord
 
 
+_FRESH = 5  # intervals
+
+
 class Series(msgspec.Struct, frozen=True):
     """One metric's readings; `times` in seconds since the epoch, `values` in `unit`."""
 
@@ -35,6 +38,16 @@ class SeriesWindow(msgspec.Struct, frozen=True):
     interval: float
     metrics: dict[str, Series]
     errors: dict[str, str] = {}
+
+
+def latest(window: SeriesWindow) -> dict[str, float]:
+    """The value of each metric as it is at the end of the window; one that was last read long ago is left out."""
+    oldest = window.end - _FRESH * window.interval
+    return {
+        name: series.values[-1]
+        for name, series in window.metrics.items()
+        if series.values and series.times[-1] >= oldest
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sentinel_agent.capture.heap import HeapCapture
 from sentinel_agent.capture.process import ProcessCapture
 from sentinel_agent.capture.profile import ProfileCapture
 from sentinel_agent.capture.series import SeriesCapture
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 GROUP = "sentinel_agent.captures"
 
-PLANNED = {"memory": "memory captures are not in this build"}
+PLANNED = {
+    "memory": "the memory captures are `heap` (only reads) and `tracemalloc` (runs code in the target)"
+}
 """Kinds that the design names and this build does not have, each with the words for a report."""
 
 
@@ -64,6 +67,7 @@ def load_captures(*, clock: Clock | None = None, plugs: Iterable[Plug] | None = 
         ("tasks", TasksCapture),
         ("process", lambda: ProcessCapture(clock=clock)),
         ("series", SeriesCapture),
+        ("heap", lambda: HeapCapture(clock=clock)),
         ("tracemalloc", lambda: TracemallocCapture(clock=clock)),
     ]
     strangers = entry_points(group=GROUP) if plugs is None else plugs

@@ -23,8 +23,10 @@ from sentinel_agent.capture.base import (
     CaptureResult,
     Recording,
     SeriesWindow,
+    latest,
 )
 from sentinel_agent.clock import Clock, SystemClock
+from sentinel_agent.core.guard import skip_reason
 from sentinel_agent.core.model import CaptureReport, CaptureStatus, Target, TargetId
 from sentinel_agent.core.rule import CaptureSpec
 from sentinel_agent.core.units import format_duration, format_size
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from sentinel_agent.config.settings import CaptureSettings
 
 _MAX_FILES = 32
+_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class CaptureRunner:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._turns: dict[TargetId, asyncio.Lock] = {}
         self._users: Counter[TargetId] = Counter()
+        self._longest: dict[tuple[TargetId, str], int] = {}
         self._running = 0
         self._finished: Counter[CaptureStatus] = Counter()
 
@@ -123,6 +127,9 @@ class CaptureRunner:
         if capture is None:
             return CaptureReport(spec.kind, "skipped", self._loaded.missing(spec.kind)), ()
         async with self._turn(order.target.id, capture):
+            refusal = self._refusal(order, spec)
+            if refusal:
+                return CaptureReport(spec.kind, "skipped", refusal), ()
             began = self._clock.monotonic()
             status, reason, result = await self._attempt(order, spec, capture)
             report = CaptureReport(
@@ -134,7 +141,30 @@ class CaptureRunner:
                 lost_samples=result.lost_samples,
                 gil_hold_us=result.gil_hold_us,
             )
+            self._remember(order.target.id, report)
         return report, result.files
+
+    def _refusal(self, order: _Order, spec: CaptureSpec) -> str | None:
+        """Why a step is not even begun: its guard, or what one like it has cost this target before."""
+        stopped = self._longest.get((order.target.id, spec.kind), 0) / 1e6
+        most = self._most_pause(spec)
+        if stopped > most:
+            return (
+                f"it has stopped this target for {format_duration(stopped)} at once before, "
+                f"max_pause allows {format_duration(most)}"
+            )
+        return skip_reason(spec.skip_when, latest(order.series())) if spec.skip_when else None
+
+    def _most_pause(self, spec: CaptureSpec) -> float:
+        return spec.max_pause if spec.max_pause is not None else self._settings.max_pause
+
+    def _remember(self, target: TargetId, report: CaptureReport) -> None:
+        """Keep the longest time that a kind has stopped a target, or held its GIL; the targets seen last."""
+        longest = max(report.pause_us, report.gil_hold_us, self._longest.pop((target, report.kind), 0))
+        if longest:
+            self._longest[target, report.kind] = longest
+        while len(self._longest) > _REMEMBERED:
+            del self._longest[next(iter(self._longest))]
 
     async def _attempt(
         self, order: _Order, spec: CaptureSpec, capture: Capture
@@ -173,14 +203,14 @@ class CaptureRunner:
             folder=staging,
             trigger_time=order.trigger_time,
             spec=filled,
-            deadline=settings.timeout + (filled.duration or 0.0),
+            deadline=(spec.timeout or settings.timeout) + (filled.duration or 0.0),
             max_bytes=filled.max_bytes or settings.max_bytes,
             series=order.series,
             redact=settings.redact,
             recording=order.recording,
             tail=0.0 if order.ended else spec.duration or 0.0,
             ended=order.ended,
-            max_pause=settings.max_pause,
+            max_pause=self._most_pause(spec),
             allow_injection=settings.allow_injection,
             tasks_before=order.tasks_before,
         )

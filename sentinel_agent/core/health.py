@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sentinel_agent.core.expression import Expression, ExpressionFaultError
+from sentinel_agent.core.guard import Guard
 from sentinel_agent.core.limits import FIRES_KEPT
 from sentinel_agent.core.running import matches, uses_holmes
 
@@ -45,6 +46,7 @@ def health(
         problems += _trigger_problems(rule, rule.trigger)
     problems += _limit_problems(rule)
     problems += _match_problems(rule, roles)
+    problems += _guard_problems(rule, metrics)
     if capture_kinds is not None:
         problems += [
             Problem(
@@ -59,6 +61,22 @@ def health(
             Problem("warning", "a profile cannot pause its target and will fail: leave out `pause`")
         )
     return sorted(problems, key=lambda problem: problem.severity)
+
+
+def _guard_problems(rule: Rule, metrics: Mapping[str, Metric]) -> list[Problem]:
+    """A guard that cannot be judged skips its capture every time."""
+    problems = []
+    for spec in rule.captures():
+        if spec.skip_when is None:
+            continue
+        try:
+            faults = _unpublished(Guard(spec.skip_when).metrics, metrics)
+        except ExpressionFaultError as fault:
+            faults = [fault.message]
+        problems += [
+            Problem("warning", f"capture {spec.kind} is always skipped: skip_when: {text}") for text in faults
+        ]
+    return problems
 
 
 def _unpublished(names: Iterable[str], metrics: Mapping[str, Metric]) -> list[str]:

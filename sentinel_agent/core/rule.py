@@ -60,13 +60,21 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CaptureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One capture of a rule; written as its kind alone, or as a mapping with these keys. None: the kind's default."""
+    """One capture of a rule; written as its kind alone, or as a mapping with these keys. None: the kind's default.
+
+    The captures of a rule are steps, run in their order, so the light ones stand first. A step is skipped while `skip_when` holds or
+    cannot be judged (`core.guard`), and where one like it stopped this target for longer than `max_pause` before. It is ended
+    after `timeout` and its duration.
+    """
 
     kind: CaptureKind
     duration: Annotated[Duration, Meta(gt=0, le=60)] | None = None
     rate: Annotated[int, Meta(ge=1, le=1000)] | None = None
     max_bytes: Annotated[ByteSize, Meta(ge=1024)] | None = None
     pause: bool = False
+    skip_when: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
+    timeout: Annotated[Duration, Meta(gt=0, le=300)] | None = None
+    max_pause: Annotated[Duration, Meta(gt=0, le=5)] | None = None
 
 
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

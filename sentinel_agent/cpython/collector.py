@@ -50,6 +50,11 @@ class Collector:
         self._gc = layout.gc
         self._at = address
 
+    @property
+    def address(self) -> int:
+        """Where it is."""
+        return self._at
+
     def idle(self) -> bool:
         """Whether it is surely not collecting: the cheapest of looks."""
         return self._memory.read(self._at + self._gc.collecting, 4) == bytes(4)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from sentinel_agent.cpython.census import Census, CensusLimits, take_census
 from sentinel_agent.cpython.code import CodeCache, Frame
 from sentinel_agent.cpython.collector import Collector
 from sentinel_agent.cpython.elf import Location, UnsupportedTargetError, locate, locate_section
@@ -28,6 +29,8 @@ from sentinel_agent.cpython.tasks import TaskDump, Tasks
 from sentinel_agent.cpython.threads import ThreadFacts, Threads, ThreadStack, host_ids, kernel_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sentinel_agent.cpython.frames import Kind, Stack
     from sentinel_agent.cpython.layouts.model import Layout
     from sentinel_agent.cpython.loops import Doing
@@ -172,6 +175,14 @@ class Interpreter:
             home = self.runtime if self.layout.minor == 8 else self.main_interpreter()
             self._collector = Collector(self.memory, self.layout, home + self.layout.gc.state)
         return self._collector
+
+    def census(self, limits: CensusLimits, rest: Callable[[], None] = lambda: None) -> Census:
+        """The objects that the garbage collector tracks, by type; see `cpython.census`.
+
+        Raises:
+            UnreadableError: the lists cannot be read at all.
+        """
+        return take_census(self._objects, self.collector().address, limits, rest)
 
     def main_interpreter(self) -> int:
         """Address of the main interpreter's `PyInterpreterState`. Raises as `sample` does."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sentinel_agent.capture.base import Series, SeriesWindow
+    from sentinel_agent.capture.heap import HeapDocument
     from sentinel_agent.capture.stacks import Stacks
     from sentinel_agent.capture.task_groups import TasksDocument
     from sentinel_agent.capture.tracemalloc import TracemallocDocument
@@ -112,6 +113,7 @@ class Facts:
     tasks: TasksDocument | None = None
     process: ProcessFacts | None = None
     allocations: TracemallocDocument | None = None
+    heap: HeapDocument | None = None
     earlier: tuple[EarlierIncident, ...] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
 

@@ -15,6 +15,7 @@ CHECKS: Mapping[str, Callable[[Facts], Finding | NotKnown | None]] = {
     "blocked_loop": loop.blocked_loop,
     "hottest": work.hottest_function,
     "allocations": memory.allocations,
+    "object_growth": memory.object_growth,
     "memory_growth": memory.growth,
     "tasks": loop.alike_tasks,
     "connections": process.connections,

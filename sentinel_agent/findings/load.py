@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from sentinel_agent.capture.base import SeriesWindow
+from sentinel_agent.capture.heap import HeapDocument
 from sentinel_agent.capture.stacks import Stacks
 from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.capture.tracemalloc import TracemallocDocument
@@ -143,6 +144,7 @@ def load_facts(folder: Path, incident: Incident, recorded: Recording | None = No
         stacks=document("stacks", "stacks", Stacks),
         tasks=document("tasks", "tasks", TasksDocument),
         process=document("process", "process", ProcessFacts),
+        heap=document("heap", "heap", HeapDocument),
         allocations=document("allocations", "tracemalloc", TracemallocDocument),
         missing=missing,
     )

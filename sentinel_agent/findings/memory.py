@@ -11,6 +11,10 @@ from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding, is_l
 if TYPE_CHECKING:
     from sentinel_agent.profile.heap import HeapLine, HeapSite
 
+# What nearly every object has one of: named only where nothing else grew.
+_BUILT_IN = frozenset(
+    {"dict", "list", "tuple", "set", "cell", "function", "builtin_function_or_method", "method", "coroutine"}
+)
 _MEMORY = ("rss", "rss_limit", "memory_events", "oom_kills")
 _LEAST_GROWTH = 16 * 1024**2
 _LEAST_SHARE = 0.1
@@ -18,6 +22,7 @@ _STORM = 3.0  # full collections a second
 _LONG_PAUSE = 0.1  # seconds
 _LAST = 10  # readings
 _LEAST_ALLOCATED = 1024**2
+_LEAST_OBJECTS = 1000
 
 
 def allocations(facts: Facts) -> Finding | NotKnown | None:
@@ -45,6 +50,33 @@ def allocations(facts: Facts) -> Finding | NotKnown | None:
         "tracemalloc was on already, by somebody else" if document.was_on else "",
         next_step="see who keeps what this line makes: a cache or list without a bound, a task that never ends",
         subject=where,
+    )
+
+
+def object_growth(facts: Facts) -> Finding | NotKnown | None:
+    """The type of which there are most more, after a full collection if one was seen."""
+    heap = facts.heap
+    if heap is None:
+        return facts.not_known("object_growth", "heap")
+    ours = [each for each in heap.growth if each.name not in _BUILT_IN] or list(heap.growth)
+    most = max(ours, key=lambda each: each.count, default=None)
+    if most is None or most.count < max(_LEAST_OBJECTS, _LEAST_SHARE * heap.before.objects / 10):
+        return None
+    held = "after a full collection" if heap.full_collection else "though no full collection was seen"
+    others = [
+        f"{each.count} more {each.name}, {format_size(each.bytes)}"
+        for each in heap.growth[:4]
+        if each != most
+    ]
+    return finding(
+        "object_growth",
+        (65 if facts.about(*_MEMORY) else 30) + (10 if heap.full_collection else 0),
+        f"{most.count} more objects of type {most.name} within {format_duration(heap.seconds)}, {held}",
+        f"there are {heap.after.objects} tracked objects, {heap.before.objects} before",
+        *others,
+        "str, bytes, numbers and arrays are not tracked by the collector, so they are not counted",
+        next_step="see who keeps them: a cache, a registry, a task that never ends; `tracemalloc` names the line",
+        subject=most.name,
     )
 
 

@@ -98,7 +98,7 @@ async def test_a_report_says_how_long_what_was_lost_and_how_long_the_target_was_
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("memory", "memory captures are not in this build"),
+        ("memory", "the memory captures are `heap` (only reads) and `tracemalloc` (runs code in the target)"),
         ("bad", "the plug-in 'bad' cannot be used"),
         ("nonsense", "there is no capture 'nonsense'; there are a, series"),
     ],
@@ -199,6 +199,42 @@ async def test_the_same_kind_twice_keeps_both_files(tmp_path: Path) -> None:
     assert [file.name for file in captured.files] == ["a.txt", "a-2.txt", "a-3.txt", "series.json"]
 
 
+async def test_a_step_whose_guard_holds_is_skipped_with_what_was_seen(tmp_path: Path) -> None:
+    """The light step before it runs, the heavy one is not begun; a guard on a reading that is not there skips too."""
+    heavy = Made("heavy")
+    guarded: list[str | CaptureSpec] = [
+        "light",
+        CaptureSpec("heavy", skip_when="cpu > 95"),
+        CaptureSpec("heavy", skip_when="rss_limit > 85"),
+        CaptureSpec("heavy", skip_when="cpu > 99"),
+    ]
+    captured = await run(runner(Made("light"), heavy), tmp_path, *guarded)
+    assert [report.status for report in captured.reports] == ["ok", "skipped", "skipped", "ok", "ok"]
+    assert "cpu is 97.5%" in captured.reports[1].reason
+    assert "rss_limit is not known" in captured.reports[2].reason
+    assert len(heavy.plans) == 1
+
+
+async def test_a_step_that_stopped_its_target_for_too_long_is_not_begun_again(tmp_path: Path) -> None:
+    """It took 5 us the first time; with a cap of 4 us the second is skipped, on this target and for this kind only."""
+    made = runner(Made("heavy"), Made("other"))
+    capped = CaptureSpec("heavy", max_pause=4e-6)
+    first = await run(made, tmp_path / "1", capped)
+    again = await run(made, tmp_path / "2", capped, "other", CaptureSpec("heavy", max_pause=6e-6))
+    elsewhere = await run(made, tmp_path / "3", capped, target=TWO)
+    assert first.reports[0].status == elsewhere.reports[0].status == "ok"
+    assert [report.status for report in again.reports] == ["skipped", "ok", "ok", "ok"]
+    assert "max_pause allows" in again.reports[0].reason
+
+
+async def test_a_step_has_its_own_timeout_and_cap(tmp_path: Path) -> None:
+    """Both stand in its plan; without them the settings do."""
+    heavy = Made("heavy")
+    made = runner(heavy, timeout=15.0, max_pause=0.2)
+    await run(made, tmp_path, CaptureSpec("heavy", timeout=2.0, duration=1.0, max_pause=0.05), "heavy")
+    assert [(plan.deadline, plan.max_pause) for plan in heavy.plans] == [(3.0, 0.05), (15.6, 0.2)]
+
+
 @dataclass
 class Crowd:
     """Counts how many captures are inside at the same time, overall and for each target."""
@@ -278,6 +314,7 @@ class Plug:
 def test_strangers_captures_are_loaded_beside_the_built_in_ones() -> None:
     loaded = load_captures(plugs=[Plug("mine", lambda: Made("mine"))])
     assert sorted(loaded.captures) == [
+        "heap",
         "mine",
         "process",
         "profile",
@@ -308,7 +345,15 @@ class _WithoutKind:
 def test_a_broken_plug_in_is_kept_with_the_reason_and_harms_nothing(made: Any, words: str) -> None:
     loaded = load_captures(plugs=[Plug("bad", made)])
     assert words in loaded.broken["bad"]
-    assert sorted(loaded.captures) == ["process", "profile", "series", "stacks", "tasks", "tracemalloc"]
+    assert sorted(loaded.captures) == [
+        "heap",
+        "process",
+        "profile",
+        "series",
+        "stacks",
+        "tasks",
+        "tracemalloc",
+    ]
     assert loaded.missing("bad") == loaded.broken["bad"]
 
 

@@ -62,6 +62,11 @@ def test_why_a_rule_cannot_fire(rule: Rule, words: str) -> None:
         (Rule(name="x", trigger="cpu > 1", limit=Limit(rearm_above=2)), "without `metric`"),
         (Rule(name="x", trigger="cpu > 1 || zzzzzz > 2"), "nothing publishes it"),
         (threshold(abs=1, capture=(CaptureSpec("profile", pause=True),)), "cannot pause its target"),
+        (
+            threshold(abs=1, capture=("stacks", CaptureSpec("profile", skip_when="rsss > 1"))),
+            "did you mean rss",
+        ),
+        (threshold(abs=1, capture=(CaptureSpec("profile", skip_when="rss >"),)), "is always skipped"),
         (threshold(abs=1, limit=Limit(count=9999)), f"taken as {FIRES_KEPT}"),
         (threshold(abs=1, cooldown=0.0), "at every tick"),
     ],

@@ -233,10 +233,15 @@ class Gc(msgspec.Struct, frozen=True):
     `stats` are three `gc_generation_stats` of `stats_size` bytes each. From 3.15 on it points to rings of them (`gc_stats`):
     the youngest generation's first, with its place at `young_index`, then those of two older ones from `old` on, `old_size` bytes
     each, with their place at `old_index`.
+
+    `generations` are three `gc_generation` of 24 bytes, the youngest first, each beginning with the head of its list; `permanent` is one
+    more, for what `gc.freeze()` set aside. 3.14.0 and its first successors call them `young` and `old`, at the same place.
     """
 
     state: int
     collecting: int
+    generations: int
+    permanent: int
     stats: int
     stats_size: int
     collections: int
