@@ -1,27 +1,31 @@
 """`sentinel-agent sidecar`: the entry point of the image: waits for targets, outlives them, takes up those that come.
 
 It must never hold up or take down the pod that it lives in, and a container that ends again and again makes its pod not
-ready. So what ends other verbs (a faulty configuration, a data directory that cannot be used) is told and waited out here.
+ready. So what ends other verbs (a faulty configuration, a data directory or an address that cannot be used) is told, and the rest goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from sentinel_agent.cli.common import lenient_options
 from sentinel_agent.cli.reporter import Reporter
 from sentinel_agent.cli.session import agent_for, stop_on_signals
 from sentinel_agent.clock import SystemClock
 from sentinel_agent.core.event import Trouble
-from sentinel_agent.errors import StoreError
+from sentinel_agent.errors import OperatorError, StoreError
 from sentinel_agent.watchlist import WatchRequest
 
 if TYPE_CHECKING:
+    from sentinel_agent.agent import Agent
     from sentinel_agent.cli.common import Invocation
+    from sentinel_agent.store.store import Store
 
 RETRY_SECONDS = 10.0
 
@@ -48,13 +52,26 @@ async def _sidecar(invocation: Invocation, reporter: Reporter) -> None:
     while not stop.is_set():
         try:
             store = await asyncio.to_thread(invocation.store().open)
-            await agent_for(invocation, store, WatchRequest(everything=True), reporter).run(stop)
+            await _agent(invocation, store, reporter).run(stop)
         except StoreError as error:
             what = f"nothing is watched, because nothing could be kept: {error.message}"
             if what != told:
                 reporter(Trouble(SystemClock().wall(), what))
             told = what
             await _pause(stop)
+
+
+def _agent(invocation: Invocation, store: Store, reporter: Reporter) -> Agent:
+    """The agent; where its address cannot be had or lacks a token, one that does not listen."""
+    request = WatchRequest(everything=True)
+    try:
+        return agent_for(invocation, store, request, reporter)
+    except OperatorError as error:
+        what = f"the web page and the HTTP API are off: {error.message}"
+        reporter(Trouble(SystemClock().wall(), f"{what}; {error.hint}" if error.hint else what))
+    settings = msgspec.structs.replace(invocation.loaded.settings, listen="off")
+    silent = replace(invocation, loaded=replace(invocation.loaded, settings=settings))
+    return agent_for(silent, store, request, reporter)
 
 
 async def _pause(stop: asyncio.Event) -> None:

@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.support import HERE, RULE, SENTINEL, SPIKE, attached, listed, sentinel, started, until
+from tests.e2e.support import (
+    HERE,
+    RULE,
+    SENTINEL,
+    SPIKE,
+    AgentProcess,
+    attached,
+    listed,
+    sentinel,
+    started,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -284,3 +295,21 @@ def test_a_target_of_another_user_needs_rights_that_the_message_names(tmp_path: 
         )
     assert done.returncode == 4, done.stderr
     assert "CAP_SYS_PTRACE" in done.stderr
+
+
+def test_a_sidecar_goes_on_without_what_it_cannot_have(tmp_path: Path) -> None:
+    """No token for an address that others reach, and a faulty configuration: both are told, and targets are watched."""
+    config = tmp_path / "sentinel.yaml"
+    config.write_text("store: {max_incidents: many}\n")
+    command = (*SENTINEL, "sidecar", "--json", "--data-dir", str(tmp_path / "data"), "--config", str(config))
+    environment = {**os.environ, "SENTINEL_TARGET_ENVIRONMENT": f"OF_TEST={tmp_path.name}"}
+    with (
+        obedient(OF_TEST=tmp_path.name) as target,
+        started((*command, "--listen", "0.0.0.0:0"), stdout=subprocess.PIPE, env=environment) as process,
+    ):
+        agent = AgentProcess(process)
+        assert "token" in agent.wait_for("trouble")["what"]
+        assert agent.wait_for("target_appeared")["target"]["pid"] == target.pid
+        assert "store.max_incidents" in agent.wait_for("settings_refused")["faults"]
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(10) == 0
