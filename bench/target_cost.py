@@ -1,16 +1,18 @@
 """What the agent costs the target: CPU per request of a saturated asyncio service, with and without: `python bench/target_cost.py [ROUNDS]`.
 
-The service answers HTTP over loopback and is pinned to one processor; the load (keep-alive connections that never pause) and
-the agent share another. Turns of SECONDS go without, with, without, with, ... the agent, so a machine whose speed drifts is
-the same for both. Printed are the medians of CPU microseconds per request, the ratio with / without of
-neighbouring turns, and the noise band: the ratios of neighbouring turns that are both without it (every other turn without comes
-twice). A ratio within that band cannot be told from 1.
+The service answers HTTP over loopback, with 0.3 ms of work each so that it is the bottleneck, and is pinned to one processor;
+the load (keep-alive connections that never pause) and the agent share another. The agent has settled, with the captures of its first
+minute done, before anything is measured; "without" is with the agent stopped (SIGSTOP). A round is three turns of SECONDS: without,
+without, with. Printed is the ratio with / without, its median and range, the noise band: the ratios of the two turns
+without it, and what the agent itself used. A ratio within that band cannot be told from 1. Where the two processors are
+threads of one core, whatever runs on the other slows the service down, the agent no more than anything else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,16 +21,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-SECONDS, ROUNDS, CONNECTIONS, SETTLE = 5.0, 6, 16, 4.0
+SECONDS, ROUNDS, CONNECTIONS, SETTLE = 5.0, 6, 16, 45.0
 SERVICE = """
-import asyncio, hashlib, os
+import asyncio, os
 os.sched_setaffinity(0, {0})
 async def work():
-    return hashlib.sha256(b"x" * 2000).hexdigest()
+    return str(sum(i * i for i in range(500)))
 async def serve(reader, writer):
     try:
         while await reader.readuntil(b"\\r\\n\\r\\n"):
-            body = "".join([await work() for _ in range(5)]).encode()
+            body = "".join([await work() for _ in range(8)]).encode()
             writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
     except asyncio.IncompleteReadError:
         writer.close()
@@ -71,18 +73,6 @@ def turn(pid: int, port: int) -> float:
     return (cpu_seconds(pid) - before) / requests
 
 
-def turn_with_agent(pid: int, port: int, folder: str) -> float:
-    """The same with the agent beside it, once it has settled."""
-    command = [sys.executable, "-m", "sentinel_agent", "attach", str(pid), "--data-dir", folder]
-    agent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        asyncio.run(load(port, SETTLE))
-        return turn(pid, port)
-    finally:
-        agent.terminate()
-        agent.wait(15)
-
-
 def band(ratios: list[float]) -> str:
     """The median and the range."""
     return f"{statistics.median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f})"
@@ -97,28 +87,37 @@ def main(rounds: int) -> None:
     service = subprocess.Popen(
         [sys.executable, "-c", SERVICE.replace("{0}", f"{{{cores[0]}}}")], stdout=subprocess.PIPE
     )
-    without, with_agent, noise = [], [], []
-    try:
-        assert service.stdout
-        port = int(service.stdout.readline())
-        asyncio.run(load(port, SETTLE))
-        with tempfile.TemporaryDirectory(prefix="sentinel-target-cost-") as folder:
+    without, with_agent, noise, shares = [], [], [], []
+    with tempfile.TemporaryDirectory(prefix="sentinel-target-cost-") as folder:
+        command = [sys.executable, "-m", "sentinel_agent", "attach", str(service.pid), "--data-dir", folder]
+        agent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert service.stdout
+            port = int(service.stdout.readline())
+            asyncio.run(load(port, SETTLE))
             for number in range(rounds):
+                agent.send_signal(signal.SIGSTOP)
                 first = turn(service.pid, port)
-                second = turn(service.pid, port)
-                noise.append(second / first)
-                without.append(second)
-                with_agent.append(turn_with_agent(service.pid, port, folder))
+                without.append(turn(service.pid, port))
+                noise.append(without[-1] / first)
+                agent.send_signal(signal.SIGCONT)
+                asyncio.run(load(port, 1.0))
+                before = cpu_seconds(agent.pid)
+                with_agent.append(turn(service.pid, port))
+                shares.append(100 * (cpu_seconds(agent.pid) - before) / SECONDS)
                 print(
-                    f"round {number + 1}: without {second * 1e6:.1f}, with {with_agent[-1] * 1e6:.1f} us a request",
+                    f"round {number + 1}: without {without[-1] * 1e6:.1f}, with {with_agent[-1] * 1e6:.1f} us a request, "
+                    f"agent's main thread {shares[-1]:.2f} % of a core",
                     flush=True,
                 )
-    finally:
-        service.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            service.wait(10)
+        finally:
+            agent.send_signal(signal.SIGCONT)
+            for process in (agent, service):
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(15)
     ratios = [one / other for one, other in zip(with_agent, without, strict=True)]
-    print(f"with / without {band(ratios)}; two runs without {band(noise)}")
+    print(f"with / without {band(ratios)}; two turns without {band(noise)}")
 
 
 if __name__ == "__main__":

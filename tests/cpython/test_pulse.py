@@ -118,6 +118,9 @@ def test_of_a_loop_that_cannot_be_seen_only_sleep_is_proven(python: Path, start_
     for number in range(3):
         watch.pulse.see(watch.interpreter, watch.interpreter.sample(), number * 0.1, lambda _: None)
     assert watch.pulse.stall() == OPAQUE
+    deadline = _now() + 30
+    while states.asleep(target.pid) is None or states.asleep(target.pid) != states.asleep(target.pid):
+        assert _now() < deadline, "the target does not go to sleep"
     for number in range(3, 6):  # in seconds of our own making
         threads = watch.interpreter.sample()
         watch.pulse.see(watch.interpreter, threads, number * 0.1, lambda _: states.asleep(target.pid))
