@@ -9,12 +9,15 @@ from __future__ import annotations
 import heapq
 import sys
 import time
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 import psutil
 
 from sentinel_agent import __version__
+from sentinel_agent.capture.task_snapshots import TaskSnapshotStatistics
 from sentinel_agent.core.decision import Decision
 from sentinel_agent.core.limits import LimitRecord
 from sentinel_agent.core.metrics import METRICS, Metric
@@ -29,9 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from sentinel_agent.capture.task_snapshots import TaskSnapshots
     from sentinel_agent.clock import Clock
     from sentinel_agent.config.load import Loaded
     from sentinel_agent.core.engine import RuleEngine
+    from sentinel_agent.core.model import Reading, TargetId
     from sentinel_agent.core.state import State
     from sentinel_agent.responder import Responder
     from sentinel_agent.sampler import Sampler
@@ -43,12 +48,43 @@ STATES_AT_MOST = 1500
 _TELLING: tuple[State, ...] = ("firing", "pending", "cooling", "inactive", "warmup")
 
 
+RECENT = ("cpu", "rss", "tasks", "loop_stall")
+"""Metrics of which the last minutes are published, for `top`."""
+RECENT_STEP = 3.0
+"""Seconds; of each such stretch the highest reading is kept."""
+_RECENT_STEPS = 60
+_SHOWN_TEXT = 100
+
+
+class TaskLine(msgspec.Struct, frozen=True):
+    """One group of tasks: how many, of which coroutine, where the chain ends, what it waits on. Texts are cut."""
+
+    count: int
+    coroutine: str
+    place: str
+    waiting_on: str | None
+
+
+class TasksSeen(msgspec.Struct, frozen=True):
+    """The largest groups of tasks as they were at `time`; counts are estimates where `every` is above 1."""
+
+    time: float
+    count: int
+    every: int
+    groups: tuple[TaskLine, ...]
+
+
 class TargetState(msgspec.Struct, frozen=True):
-    """A target with its latest readings; a metric whose reading failed is in `errors`."""
+    """A target with its latest readings; a metric whose reading failed is in `errors`.
+
+    `recent` has the last minutes of some metrics, oldest first, one value for each `RECENT_STEP`, None where there was none.
+    """
 
     target: Target
     readings: dict[str, float]
     errors: dict[str, str]
+    recent: dict[str, tuple[float | None, ...]] = {}
+    tasks: TasksSeen | None = None
 
 
 class RuleEntry(msgspec.Struct, frozen=True):
@@ -95,6 +131,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     cpu_ratio: float
     troubles: dict[str, int]
     exporters: tuple[LineStatus, ...] = ()
+    task_snapshots: TaskSnapshotStatistics | None = None
 
 
 class StatusWriter:
@@ -108,6 +145,7 @@ class StatusWriter:
         self._started = clock.wall()
         self._began = clock.monotonic()
         self._last: dict[str, tuple[Target, Sequence[Decision]]] = {}
+        self._recent: dict[TargetId, _Recent] = {}
 
     def note(self, target: Target, decisions: Sequence[Decision]) -> dict[str, str]:
         """Remember the newest decisions of a target; the reasons of those before, by rule."""
@@ -126,6 +164,7 @@ class StatusWriter:
     def forget(self, target: Target) -> None:
         """The target has ended."""
         self._last.pop(target.role.key, None)
+        self._recent.pop(target.id, None)
 
     def describe(
         self,
@@ -159,6 +198,8 @@ class StatusWriter:
                     each.target,
                     {name: found.value for name, found in each.latest.items() if found.value is not None},
                     {name: found.error for name, found in each.latest.items() if found.error is not None},
+                    self._recent.setdefault(each.target.id, _Recent()).with_latest(now, each.latest),
+                    _tasks_seen(responder.task_snapshots, each.target.id),
                 )
                 for each in series
             ),
@@ -180,6 +221,7 @@ class StatusWriter:
             cpu_ratio=self._cpu_ratio(),
             troubles=dict(troubles),
             exporters=tuple(exports),
+            task_snapshots=responder.task_snapshots.statistics() if responder.task_snapshots else None,
         )
         return _fitting(status)
 
@@ -224,15 +266,60 @@ class StatusWriter:
         files.withdraw(self._data_dir, self._owner.pid, self._owner.start_time)
 
 
+@dataclass(slots=True)
+class _Recent:
+    """The last minutes of one target: for each metric the highest reading of every step."""
+
+    step: int = -1
+    values: dict[str, deque[float | None]] = field(
+        default_factory=lambda: {name: deque(maxlen=_RECENT_STEPS) for name in RECENT}
+    )
+
+    def with_latest(self, now: float, latest: Mapping[str, Reading]) -> dict[str, tuple[float | None, ...]]:
+        """Take in the latest readings; what is to be published, without the metrics that never had one."""
+        step = int(now // RECENT_STEP)
+        for name, kept in self.values.items():
+            if step != self.step:
+                kept.append(None)
+            reading = latest.get(name)
+            if (
+                reading is not None
+                and reading.value is not None
+                and (kept[-1] is None or reading.value > kept[-1])
+            ):
+                kept[-1] = round(reading.value, 3)
+        self.step = step
+        return {
+            name: tuple(kept) for name, kept in self.values.items() if any(each is not None for each in kept)
+        }
+
+
+def _tasks_seen(snapshots: TaskSnapshots | None, target: TargetId) -> TasksSeen | None:
+    latest = snapshots.latest(target) if snapshots else None
+    if latest is None:
+        return None
+    lines = []
+    for group in latest.groups:
+        leaf = group.frames[-1] if group.frames else None
+        place = f"{leaf.function[:_SHOWN_TEXT]} ({leaf.file[-_SHOWN_TEXT:]}:{leaf.line})" if leaf else ""
+        waiting_on = group.waiting_on and group.waiting_on[:_SHOWN_TEXT]
+        lines.append(TaskLine(group.count, group.coroutine[:_SHOWN_TEXT], place, waiting_on))
+    return TasksSeen(latest.time, latest.count, latest.every, tuple(lines))
+
+
 def _fitting(status: AgentStatus) -> bytes:
-    """The status as JSON; while it is too large to be published, half of its states are left out."""
-    while True:
+    """The status as JSON; if it is too large to be published, first the last minutes are left out, then halves of its states."""
+    document = msgspec.json.encode(status)
+    if len(document) > files.MAX_STATUS_BYTES:
+        bare = tuple(msgspec.structs.replace(each, recent={}, tasks=None) for each in status.targets)
+        status = msgspec.structs.replace(status, targets=bare)
         document = msgspec.json.encode(status)
+    while len(document) > files.MAX_STATUS_BYTES and status.states:
         count = len(status.states)
-        if len(document) <= files.MAX_STATUS_BYTES or not count:
-            return document
         left = status.states_left_out + count - count // 2
         status = msgspec.structs.replace(status, states=status.states[: count // 2], states_left_out=left)
+        document = msgspec.json.encode(status)
+    return document
 
 
 def _own_command() -> tuple[str, ...]:

@@ -25,6 +25,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "stacks": ("stacks", "What every thread of a process is doing."),
     "tasks": ("tasks", "The asyncio tasks of a process, grouped."),
     "serve": ("serve", "The web page over a data directory, with no agent."),
+    "top": ("top", "The targets live in the terminal."),
     "incidents": ("incidents", "List, show, export and delete incidents."),
     "rules": ("rules", "Check, replay, list and explain rules."),
     "exporters": ("exporters", "What leaves the house: state, losses, and a test."),

@@ -105,13 +105,18 @@ def show_time(seconds: float) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
-def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """The course of `values` as bars; each bar is the highest of its share, so that a short spike stays visible."""
+def sparkline(
+    values: Sequence[float], width: int = 60, *, low: float | None = None, high: float | None = None
+) -> str:
+    """The course of `values` as bars; each bar is the highest of its share, so that a short spike stays visible.
+
+    The bars stand between `low` and `high`, where not given between the least and the greatest of the values.
+    """
     if not values:
         return ""
     if len(values) > width:
         edges = [round(i * len(values) / width) for i in range(width + 1)]
         values = [max(values[a:b]) for a, b in itertools.pairwise(edges) if b > a]
-    low, high = min(values), max(values)
-    span = high - low or 1.0
-    return "".join(_BARS[min(7, int((value - low) / span * 8))] for value in values)
+    low = min(values) if low is None else low
+    span = ((max(values) if high is None else high) - low) or 1.0
+    return "".join(_BARS[max(0, min(7, int((value - low) / span * 8)))] for value in values)

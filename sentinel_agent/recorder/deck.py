@@ -221,10 +221,17 @@ class FlightDeck:
         pieces = ring.snapshot(since) if ring is not None else []
         oldest = ring.statistics().oldest if ring is not None else None
         spool = None if oldest is not None and oldest <= since else self._spool
-        return await asyncio.to_thread(_read, spool, target, pieces, since, until)
+        return await asyncio.to_thread(recorded, spool, target, pieces, since, until)
 
 
-def _read(spool: Spool | None, target: Target, pieces: list[bytes], since: float, until: float) -> Window:
+def recorded(
+    spool: Spool | None, target: Target, pieces: Sequence[bytes], since: float, until: float
+) -> Window:
+    """What the spool and these pieces of a ring have of a target between two times (seconds since the epoch).
+
+    Raises:
+        ValueError: the window is empty.
+    """
     older = spool.read(target.role, since) if spool is not None else ()
     own = [data for data in older if decode_header(data)[0].target == target.id]
     return window([*pieces, *own], since, until)
@@ -246,13 +253,17 @@ def make_deck(
     recorder = settings.recorder
     if not recorder.enabled:
         return None
-    spool = None
-    if recorder.spool:
-        spool = Spool(
-            data_dir / "recorder",
-            max_role_bytes=recorder.spool_bytes // 4,
-            max_bytes=recorder.spool_bytes,
-            max_age=2 * recorder.window,
-            min_free_bytes=settings.store.min_free_bytes,
-        )
+    spool = make_spool(settings, data_dir) if recorder.spool else None
     return FlightDeck(clock, recorder, settings.overhead.cpu / 100, cores, spool, trouble)
+
+
+def make_spool(settings: Settings, data_dir: Path) -> Spool:
+    """The spool of a data directory; several may read it while one writes."""
+    recorder = settings.recorder
+    return Spool(
+        data_dir / "recorder",
+        max_role_bytes=recorder.spool_bytes // 4,
+        max_bytes=recorder.spool_bytes,
+        max_age=2 * recorder.window,
+        min_free_bytes=settings.store.min_free_bytes,
+    )

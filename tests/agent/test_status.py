@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 class _Responder:
     statistics = ResponderStatistics(sealed=2, lost=1, last_lost="the disk is full")
+    task_snapshots = None
 
 
 def _loaded(*rules: Rule) -> Loaded:

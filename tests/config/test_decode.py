@@ -78,6 +78,11 @@ def test_durations_as_people_write_them(hold: object) -> None:
     assert decoded_rule(hold=hold).hold == 90.0
 
 
+def test_listening_may_be_switched_off() -> None:
+    """`off` is no address and no fault."""
+    assert faults_of(Settings, {"listen": "off"}) == {}
+
+
 @pytest.mark.parametrize("size", ["64KiB", 65536, "65536", "65.536k"])
 def test_sizes_as_people_write_them(size: object) -> None:
     """A size is a number of bytes or its written form."""
