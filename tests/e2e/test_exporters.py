@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from tests.e2e.support import SPIKE, attached, sentinel, started, until
+from tests.e2e.support import SPIKE, attached, free_port, get, sentinel, started, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,6 +82,7 @@ def test_one_takes_everything_one_is_away_one_never_answers(tmp_path: Path) -> N
         gone = away.getsockname()[1]
         away.close()
         url = f"http://127.0.0.1:{catcher.port}"
+        port = free_port()
         config = (
             SPIKE
             + f"""
@@ -94,7 +96,9 @@ exporters:
         )
         with (
             started((sys.executable, "-c", BURNS)) as target,
-            attached(str(target.pid), data_dir=tmp_path, config=config) as agent,
+            attached(
+                str(target.pid), "--listen", f"127.0.0.1:{port}", data_dir=tmp_path, config=config
+            ) as agent,
         ):
             sealed = agent.wait_for("incident_sealed", seconds=60)
             incident = sealed["incident"]["id"]
@@ -121,6 +125,9 @@ exporters:
             assert found["otlp", "metrics"]["state"] == "delivering"
             assert found["otlp", "metrics"]["lost"] == {}
             assert "Connect call failed" in found["away", "metrics"]["last_error"]
+            page = get(f"http://127.0.0.1:{port}/metrics").decode()
+            assert re.search(r"^sentinel_target_up\{.*\} 1.0$", page, re.MULTILINE)
+            assert re.search(r'^sentinel_incidents_total\{rule="cpu-spike",.*\} 1.0$', page, re.MULTILINE)
             # Until now only the machine may have delayed a tick; a request that hangs for 10 s would show as such.
             status = json.loads(next((tmp_path / "status").glob("*.json")).read_text())
             assert status["max_late"] < 2.0
