@@ -117,6 +117,12 @@ async def test_two_agents_do_not_share_a_spool(tmp_path: Path) -> None:
     for hub in hubs:
         await hub.close()
     assert sorted(path.parts[-4] for path in tmp_path.rglob("*.batch")) == ["0", "1"]
+    alone = Scripted()
+    hub = Hub([entry("one", alone)], tmp_path, CLOCK)
+    hub.start()
+    await until(lambda: sorted(alone.ids()) == [1, 2])  # what either left behind is found
+    await hub.close()
+    assert not list(tmp_path.rglob("*.batch"))
 
 
 async def test_a_call_that_hangs_in_a_thread_holds_no_stop(tmp_path: Path) -> None:
