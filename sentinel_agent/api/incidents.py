@@ -5,7 +5,6 @@ Everything here blocks and is called from the API's own worker thread.
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +14,15 @@ from sentinel_agent.capture.stacks import Stacks
 from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.profile import pprof, speedscope
-from sentinel_agent.profile.digest import Digest, digest, frame_label
+from sentinel_agent.profile.digest import (
+    MAX_STACKS,
+    Digest,
+    StackTable,
+    counted,
+    digest,
+    digest_timeline,
+    frame_label,
+)
 from sentinel_agent.profile.names import printable
 from sentinel_agent.profile.record import Frame
 from sentinel_agent.store.files import read_bounded
@@ -27,14 +34,14 @@ if TYPE_CHECKING:
 
     from sentinel_agent.capture.stacks import StackFrame
     from sentinel_agent.core.model import IncidentRow
-    from sentinel_agent.profile.digest import Interval
+    from sentinel_agent.profile.digest import Interval, View
     from sentinel_agent.profile.flamegraph import Folded
     from sentinel_agent.store.store import Store
 
 Kind = Literal["cpu", "wall", "threads", "tasks"]
 
 CACHE_BYTES = 8 * 1024**2
-"""Estimated bytes of digests that are kept."""
+"""Estimated bytes of digests that are kept; the table of their stacks comes to it, and is bounded too."""
 _FILE_BYTES = 32 * 1024**2
 _KNOWN_FOLDERS = 20_000
 TIMELINE = "stacks.speedscope.json"
@@ -45,7 +52,7 @@ _NEEDS: dict[Kind, tuple[str, ...]] = {
     "threads": ("stacks.json",),
     "tasks": ("tasks.json",),
 }
-_UNREADABLE = (OSError, ValueError, RecursionError, SentinelError)
+_UNREADABLE = (OSError, ValueError, IndexError, RecursionError, SentinelError)
 
 
 class IncidentProfiles:
@@ -54,11 +61,19 @@ class IncidentProfiles:
     def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
         self.store = store
         self.unreadable = 0
+        self.table = StackTable()
         self._folder = store.data_dir / "incidents"
         self._room = cache_bytes
         self._used = 0
         self._digests: OrderedDict[tuple[str, Kind], tuple[Digest | None, int]] = OrderedDict()
         self._kinds: OrderedDict[str, frozenset[Kind]] = OrderedDict()
+
+    def trim(self) -> None:
+        """Begin anew where the table of stacks is nearly full; between two questions, because it renumbers them."""
+        if len(self.table) > MAX_STACKS // 2:
+            self.table = StackTable()
+            self._digests.clear()
+            self._used = 0
 
     def rows(self, since: float | None, until: float | None, limit: int) -> list[IncidentRow]:
         """Incidents whose trigger is in the range, newest first."""
@@ -100,28 +115,24 @@ class IncidentProfiles:
         folder = self._folder / row.id
         try:
             if kind in {"cpu", "wall"}:
-                return _recorded(folder, kind, inside)
-            stacks = _threads(folder) if kind == "threads" else _tasks(folder)
+                return self._recorded(folder, "cpu" if kind == "cpu" else "wall", inside)
+            return counted(_threads(folder) if kind == "threads" else _tasks(folder), row.time, self.table)
         except FileNotFoundError:
             return None
         except _UNREADABLE:
             self.unreadable += 1
             return None
-        counted = Digest(row.time, row.time, row.time, during=stacks)
-        counted.seconds[int(row.time)] = sum(stacks.values())
-        return counted
 
-
-def _recorded(folder: Path, kind: Kind, inside: Sequence[Interval] | None) -> Digest | None:
-    view: Literal["cpu", "wall"] = "cpu" if kind == "cpu" else "wall"
-    try:
-        content = read_bounded(folder / TIMELINE, _FILE_BYTES)
-    except FileNotFoundError:
-        if view == "wall":
-            raise
-        return digest(pprof.decode(read_bounded(folder / _PROFILE, _FILE_BYTES)), view)
-    record, since = speedscope.decode_timeline(content)
-    return digest(record, view, since=since, inside=inside)
+    def _recorded(self, folder: Path, view: View, inside: Sequence[Interval] | None) -> Digest:
+        try:
+            content = read_bounded(folder / TIMELINE, _FILE_BYTES)
+        except FileNotFoundError:
+            if view == "wall":
+                raise
+            return digest(
+                pprof.decode(read_bounded(folder / _PROFILE, _FILE_BYTES)), view, self.table, inside
+            )
+        return digest_timeline(speedscope.read(content), view, self.table, inside)
 
 
 def _threads(folder: Path) -> Folded:
@@ -148,8 +159,7 @@ def _label(frame: StackFrame) -> str:
 
 
 def _size(found: Digest | None) -> int:
-    """About what a digest takes; its labels are shared with all others."""
+    """About what a digest takes."""
     if found is None:
         return 200
-    stacks = [*found.before, *found.during]
-    return 1000 + sum(sys.getsizeof(stack) + 100 for stack in stacks) + 100 * len(found.seconds)
+    return 1000 + 16 * (len(found.before) + len(found.during) + len(found.seconds))

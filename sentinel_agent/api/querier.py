@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sentinel_agent.api.selector import Selector, parse
-from sentinel_agent.profile.digest import Digest, Interval, digest, gaps
-from sentinel_agent.profile.flamegraph import FlameGraph, Folded, add, below, difference, flame_graph
+from sentinel_agent.profile.digest import Digest, Interval, counted, digest, gaps
+from sentinel_agent.profile.flamegraph import FlameGraph, Folded, below, difference, flame_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,13 +170,15 @@ class Querier:
 
     def stacks(self, query: Query, live: Sequence[LiveRecord]) -> Folded:
         """All stacks of a query, merged."""
-        merged: Folded = {}
+        self._profiles.trim()
+        sums: dict[int, int] = {}
         for piece in self._pieces(query, live):
             if piece.before:
-                add(merged, piece.digest.before)
+                piece.digest.before.add_to(sums)
             if piece.during:
-                add(merged, piece.digest.during)
-        return merged
+                piece.digest.during.add_to(sums)
+        stacks = self._profiles.table.stacks()
+        return {stacks[number]: cost for number, cost in sums.items()}
 
     def flame_graph(self, request: Mapping[str, Any], live: Sequence[LiveRecord]) -> dict[str, Any]:
         """SelectMergeStacktraces, SelectMergeSpanProfile."""
@@ -318,7 +320,7 @@ class Querier:
             if query.selector.matches(labels | query.type.labels) and not query.ids and each.record.samples:
                 begin = each.record.start
                 covered.setdefault(each.target.role.key, []).append((begin, begin + each.record.end))
-                found = digest(each.record, "cpu" if kind == "cpu" else "wall")
+                found = digest(each.record, "cpu" if kind == "cpu" else "wall", self._profiles.table)
                 yield _Piece(labels, found, begin, before=False, during=True)
         reach, tail = (_REACH, _TAIL) if query.type.recorded else (0.0, 0.0)
         for row, labels in self._rows(query, query.start - tail, query.end + reach):
@@ -359,7 +361,7 @@ class Querier:
         for row, labels in self._rows(query, query.start, query.end):
             if query.selector.matches(labels | query.type.labels) and _named(query, row):
                 stack = (labels["service_name"], row.rule, row.summary)
-                one = Digest(row.time, row.time, row.time, during={stack: 1}, seconds={int(row.time): 1})
+                one = counted({stack: 1}, row.time, self._profiles.table)
                 yield _Piece(labels, one, row.time, before=False, during=True)
 
 

@@ -1,80 +1,184 @@
-"""A record folded for merging: what each stack costs before and since the trigger, and what each second costs.
+"""A recording folded for merging: what each stack costs before and since the trigger, and what each second costs.
 
-Stacks are tuples of labels, root first. In the view of all threads the root is the thread's name, without its id, so that
-the same threads of several processes are merged.
+Stacks are tuples of labels, root first; in the view of all threads the root is the thread's name, without its id, so that
+the same threads of several processes are merged. A table numbers the stacks, so that what is kept of a recording are a few
+arrays of numbers: merging a thousand is adding numbers.
 """
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from sys import intern
 from typing import TYPE_CHECKING, Literal
 
-from sentinel_agent.profile.names import printable
+from sentinel_agent.profile.flamegraph import OTHER
+from sentinel_agent.profile.names import printable, thread_name
+from sentinel_agent.profile.record import MAX_DEPTH, MAX_NAME, Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sentinel_agent.profile.flamegraph import Folded
-    from sentinel_agent.profile.record import Frame, ProfileRecord
+    from sentinel_agent.profile.record import ProfileRecord
+    from sentinel_agent.profile.speedscope import File
 
 _NANO = 1_000_000_000
 View = Literal["cpu", "wall"]
 Interval = tuple[float, float]
 """A stretch of time, seconds since the epoch, the end not included."""
 
+Stack = tuple[str, ...]
+MAX_STACKS = 50_000
 
-@dataclass(slots=True)
+
+class StackTable:
+    """Numbers for stacks. Beyond `MAX_STACKS` a new one is only known by its root."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Stack, int] = {}
+
+    def number(self, stack: Stack) -> int:
+        """The number of a stack."""
+        found = self._numbers.get(stack)
+        if found is None:
+            if len(self._numbers) >= MAX_STACKS and stack[1:] != (OTHER,):
+                return self.number((stack[0], OTHER))
+            found = self._numbers[stack] = len(self._numbers)
+        return found
+
+    def stacks(self) -> Sequence[Stack]:
+        """All of them, in the order of their numbers."""
+        return list(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
+class Costs:
+    """A cost for each of some numbers, in 16 bytes each."""
+
+    __slots__ = ("_costs", "_numbers")
+
+    def __init__(self, costs: Mapping[int, int]) -> None:
+        self._numbers = array("q", costs)
+        self._costs = array("q", costs.values())
+
+    def items(self) -> Iterator[tuple[int, int]]:
+        """(number, cost)."""
+        return zip(self._numbers, self._costs, strict=True)
+
+    def __len__(self) -> int:
+        return len(self._costs)
+
+    def add_to(self, sums: dict[int, int]) -> None:
+        """Add the costs to `sums`."""
+        for number, cost in zip(self._numbers, self._costs, strict=True):
+            sums[number] = sums.get(number, 0) + cost
+
+
+@dataclass(frozen=True, slots=True)
 class Digest:
-    """Costs in nanoseconds. `seconds` are by whole seconds since the epoch; `start` and `end` say what was recorded.
+    """Costs by the number of the stack, in nanoseconds, or a count. `seconds` are by whole seconds since the epoch.
 
-    `since` is when the trigger's condition became true; without a trigger everything is `during`.
+    `start` and `end` say what was recorded, `since` when the trigger's condition became true; without a trigger
+    everything is `during`.
     """
 
     start: float
     end: float
     since: float
-    before: Folded = field(default_factory=dict)
-    during: Folded = field(default_factory=dict)
+    before: Costs
+    during: Costs
+    seconds: Costs
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Sums up runs that lie in one of the intervals `inside` (None: all)."""
+
+    table: StackTable
+    since: float
+    inside: Sequence[Interval] | None
+    before: dict[int, int] = field(default_factory=dict)
+    during: dict[int, int] = field(default_factory=dict)
     seconds: dict[int, int] = field(default_factory=dict)
+
+    def add(self, time: float, stack: int, cost: int) -> None:
+        if self.inside is not None and not any(begin <= time < end for begin, end in self.inside):
+            return
+        into = self.during if time >= self.since else self.before
+        into[stack] = into.get(stack, 0) + cost
+        second = int(time)
+        self.seconds[second] = self.seconds.get(second, 0) + cost
+
+    def build(self, start: float, end: float) -> Digest:
+        return Digest(start, end, self.since, Costs(self.before), Costs(self.during), Costs(self.seconds))
 
 
 def digest(
-    record: ProfileRecord,
-    view: View,
-    *,
-    since: float | None = None,
-    inside: Sequence[Interval] | None = None,
+    record: ProfileRecord, view: View, table: StackTable, inside: Sequence[Interval] | None = None
 ) -> Digest:
-    """Fold the samples of a view that begin in one of the intervals `inside` (None: all of them).
+    """Fold the samples of a view that begin in one of the intervals `inside` (None: all), all of them `during`.
 
-    A sample without weight (a look, not a recording) costs nothing and is left out. In the view "cpu" are samples that are known to have been on a CPU.
+    A sample without weight (a look, not a recording) costs nothing and is left out. In the view "cpu" are samples
+    that are known to have been on a CPU.
     """
-    start = record.start
-    found = Digest(start, start + record.end, start if since is None else since)
-    labels = [intern(frame_label(frame)) for frame in record.frames]
-    threads = [intern(printable(thread.name) or f"thread {thread.native_id}") for thread in record.threads]
-    stacks: dict[tuple[int, tuple[int, ...]], tuple[str, ...]] = {}
-    wall = view == "wall"
+    start, wall = record.start, view == "wall"
+    builder = _Builder(table, start, inside)
+    labels = _labels(record.frames)
+    threads = [intern(thread_name(thread.name, thread.native_id)) for thread in record.threads]
+    known: dict[tuple[int, tuple[int, ...]], int] = {}
     for sample in record.samples:
-        if not (wall or sample.on_cpu):
-            continue
-        time = start + sample.offset
-        if inside is not None and not any(begin <= time < end for begin, end in inside):
+        cost = round(sample.weight * _NANO)
+        if cost <= 0 or not (wall or sample.on_cpu):
             continue
         key = (sample.thread if wall else 0, sample.stack)
-        stack = stacks.get(key)
-        if stack is None:
+        number = known.get(key)
+        if number is None:
             stack = tuple([labels[index] for index in reversed(sample.stack)])
-            stack = stacks[key] = (threads[sample.thread], *stack) if wall else stack
-        cost = round(sample.weight * _NANO)
-        if cost <= 0:
-            continue
-        into = found.during if time >= found.since else found.before
-        into[stack] = into.get(stack, 0) + cost
-        second = int(time)
-        found.seconds[second] = found.seconds.get(second, 0) + cost
-    return found
+            number = known[key] = table.number((threads[sample.thread], *stack) if wall else stack)
+        builder.add(start + sample.offset, number, cost)
+    return builder.build(start, start + record.end)
+
+
+def digest_timeline(
+    file: File, view: View, table: StackTable, inside: Sequence[Interval] | None = None
+) -> Digest:
+    """The same of an incident's timeline, without making a record of it first, which takes several times as long.
+
+    Raises:
+        ValueError, IndexError: the file contradicts itself, or is none of ours.
+    """
+    ours = file.sentinel
+    if ours is None:
+        raise ValueError("it has no times of day")
+    start, wall, end = ours.start, view == "wall", ours.start
+    builder = _Builder(table, start if ours.since is None else ours.since, inside)
+    labels = _labels(
+        Frame(frame.name[:MAX_NAME], (frame.file or "")[:MAX_NAME]) for frame in file.shared.frames
+    )
+    for profile, states in zip(file.profiles, ours.states, strict=True):
+        root = (intern(thread_name(profile.name[:MAX_NAME])),) if wall else ()
+        known: dict[tuple[int, ...], int] = {}
+        at = round(profile.start_value)
+        for indexes, weight, state in zip(profile.samples, profile.weights, states, strict=True):
+            if indexes and weight > 0 and (wall or state == "r"):
+                key = tuple(indexes)
+                number = known.get(key)
+                if number is None:
+                    stack = [labels[index] for index in indexes[:MAX_DEPTH]]
+                    number = known[key] = table.number((*root, *stack))
+                builder.add(start + at / _NANO, number, round(weight))
+            at += round(weight)
+        end = max(end, start + at / _NANO)
+    return builder.build(start, end)
+
+
+def counted(stacks: Folded, time: float, table: StackTable) -> Digest:
+    """Stacks that were counted at one moment."""
+    costs = Costs({table.number(stack): count for stack, count in stacks.items()})
+    return Digest(time, time, time, Costs({}), costs, Costs({int(time): sum(stacks.values())}))
 
 
 def frame_label(frame: Frame) -> str:
@@ -82,6 +186,10 @@ def frame_label(frame: Frame) -> str:
     if not frame.file:
         return printable(frame.function)
     return printable(f"{frame.function} ({'/'.join(frame.file.rsplit('/', 2)[-2:])})")
+
+
+def _labels(frames: Iterable[Frame]) -> list[str]:
+    return [intern(frame_label(frame)) for frame in frames]
 
 
 def gaps(interval: Interval, covered: Sequence[Interval]) -> list[Interval]:

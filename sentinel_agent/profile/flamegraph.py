@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 Folded = dict[tuple[str, ...], int]
 """What each stack (root first, never empty) costs, in the profile type's unit."""
@@ -47,12 +47,6 @@ class _Node:
     @property
     def width(self) -> int:
         return sum(self.total)
-
-
-def add(into: Folded, stacks: Mapping[tuple[str, ...], int]) -> None:
-    """Add the stacks to those of `into`."""
-    for stack, value in stacks.items():
-        into[stack] = into.get(stack, 0) + value
 
 
 def flame_graph(stacks: Folded, max_nodes: int) -> FlameGraph | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 # Controls, format characters (right-to-left overrides among them), line and paragraph separators, unassigned.
 _UNSAFE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+_THREAD_LABEL = re.compile(r'Thread \d+ "(.*)"', re.DOTALL)
 
 
 def printable(text: str, also: str = "") -> str:
@@ -33,6 +35,12 @@ def frame_label(frame: Frame) -> str:
 def thread_label(thread: Thread) -> str:
     """`Thread 7782 "busy-one"`: py-spy's form, so that one reader serves both."""
     return f'Thread {thread.native_id} "{thread.name}"' if thread.name else f"Thread {thread.native_id}"
+
+
+def thread_name(label: str, native_id: int = 0) -> str:
+    """The name alone, of a name or of a `thread_label`; the number where there is no name."""
+    found = _THREAD_LABEL.fullmatch(label)
+    return printable(found[1] if found else label) or f"thread {native_id}"
 
 
 def _must_escape(char: str, also: str) -> bool:

@@ -96,14 +96,26 @@ def decode(data: bytes, *, on_cpu: bool | None = None, max_bytes: int = MAX_BYTE
 
 def decode_timeline(data: bytes, *, on_cpu: bool | None = None, max_bytes: int = MAX_BYTES) -> Timeline:
     """As `decode`, with what an incident's timeline says of its trigger."""
+    file = read(data, max_bytes=max_bytes)
+    try:
+        return Timeline(_decode_file(file, on_cpu), file.sentinel.since if file.sentinel else None)
+    except ValueError as error:
+        raise PeerError(f"not a speedscope file: {error}") from error
+
+
+def read(data: bytes, *, max_bytes: int = MAX_BYTES) -> File:
+    """The file as it stands, its types checked but not its indexes: for those who fold it and keep none of it.
+
+    Raises:
+        PeerError: as `decode`.
+    """
     if len(data) > max_bytes:
         raise PeerError(f"not a speedscope file: it is larger than {max_bytes} bytes")
     # Two bytes of JSON can become a list of 56: refuse before anything is built.
     if data.count(b"[") > MAX_SAMPLES + MAX_THREADS:
         raise PeerError(f"not a speedscope file: it has more than {MAX_SAMPLES} samples")
     try:
-        file = msgspec.json.decode(data, type=_File)
-        return Timeline(_decode_file(file, on_cpu), file.sentinel.since if file.sentinel else None)
+        return msgspec.json.decode(data, type=File)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PeerError(f"not a speedscope file: {error}") from error
 
@@ -170,14 +182,16 @@ class _Ours(msgspec.Struct):
     states: list[str] = []
 
 
-class _File(msgspec.Struct):
+class File(msgspec.Struct):
+    """What is used of a file; `sentinel` is there if it is ours."""
+
     profiles: list[_Profile]
     shared: _Shared
     exporter: str | None = None
     sentinel: _Ours | None = None
 
 
-def _decode_file(file: _File, on_cpu: bool | None) -> ProfileRecord:
+def _decode_file(file: File, on_cpu: bool | None) -> ProfileRecord:
     ours = file.sentinel or _Ours(source=file.exporter or "", on_cpu=on_cpu)
     builder = RecordBuilder(start=ours.start, period=ours.period, source=ours.source, lost=ours.lost)
     frames = [builder.frame(frame.name, frame.file or "", frame.line or 0) for frame in file.shared.frames]

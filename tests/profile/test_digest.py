@@ -1,17 +1,21 @@
-"""Folding for merges: views, phases, seconds, and the gaps between what was counted already."""
+"""Folding for merges: views, phases, seconds, the table of stacks, and the gaps between what was counted already."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_agent.profile.digest import digest, gaps
+from sentinel_agent.profile import digest as digests
+from sentinel_agent.profile import speedscope
+from sentinel_agent.profile.digest import Costs, Digest, StackTable, digest, digest_timeline, gaps
 from tests.api.support import recording
 from tests.profile.records import records
 
 if TYPE_CHECKING:
+    from sentinel_agent.profile.flamegraph import Folded
     from sentinel_agent.profile.record import ProfileRecord
 
 NANO = 1_000_000_000
@@ -21,32 +25,74 @@ INTERVALS = st.lists(
 )
 
 
+def stacks(table: StackTable, costs: Costs) -> Folded:
+    names = table.stacks()
+    return {names[number]: cost for number, cost in costs.items()}
+
+
+def whole(found: Digest) -> int:
+    return sum(cost for _, cost in found.before.items()) + sum(cost for _, cost in found.during.items())
+
+
 def test_phases_and_views() -> None:
     """The spike is in `during`, what was before it in `before`; waiting is only in the view of all threads."""
-    record = recording(1000.0, 20, spike=15)
-    cpu = digest(record, "cpu", since=1015.0)
-    assert cpu.during == {
-        ("main (app/gateway.py)", "handle (app/gateway.py)", "checksum (app/rows.py)"): 5 * NANO
-    }
-    assert sum(cpu.before.values()) == round(15 * 0.25 * NANO)
-    wall = digest(record, "wall", since=1015.0)
-    assert sum(wall.before.values()) == 15 * NANO
-    assert {stack[0] for stack in wall.before} == {"MainThread"}
-    assert (cpu.start, cpu.end, cpu.seconds[1016]) == (1000.0, 1020.0, NANO)
+    table, file = (
+        StackTable(),
+        speedscope.read(speedscope.encode(recording(1000.0, 20, spike=15), since=1015.0)),
+    )
+    cpu = digest_timeline(file, "cpu", table)
+    burning = ("main (app/gateway.py)", "handle (app/gateway.py)", "checksum (app/rows.py)")
+    assert stacks(table, cpu.during) == {burning: 5 * NANO}
+    assert sum(stacks(table, cpu.before).values()) == round(15 * 0.25 * NANO)
+    wall = digest_timeline(file, "wall", table)
+    assert sum(stacks(table, wall.before).values()) == 15 * NANO
+    assert {stack[0] for stack in stacks(table, wall.before)} == {"MainThread"}
+    assert (cpu.start, cpu.end, cpu.since, dict(cpu.seconds.items())[1016]) == (1000.0, 1020.0, 1015.0, NANO)
 
 
 def test_only_what_is_inside() -> None:
     """A sample belongs to the interval in which it begins."""
-    record = recording(1000.0, 20, spike=15)
-    assert sum(digest(record, "cpu", inside=[(1016.0, 1018.0)]).during.values()) == 2 * NANO
+    record, inside = recording(1000.0, 20, spike=15), [(1016.0, 1018.0)]
+    assert whole(digest(record, "cpu", StackTable(), inside)) == 2 * NANO
+    file = speedscope.read(speedscope.encode(record))
+    assert whole(digest_timeline(file, "cpu", StackTable(), inside)) == 2 * NANO
 
 
-@given(records())
-def test_no_time_is_invented(record: ProfileRecord) -> None:
-    """Both phases together have what the samples have, whatever the names are."""
-    found = digest(record, "wall", since=record.start + 1)
-    whole = sum(round(sample.weight * NANO) for sample in record.samples)
-    assert sum(found.before.values()) + sum(found.during.values()) == whole == sum(found.seconds.values())
+@pytest.mark.parametrize("view", ["cpu", "wall"])
+@given(record=records())
+def test_the_short_way_is_the_long_way(view: digests.View, record: ProfileRecord) -> None:
+    """Folding the file gives what folding its record gives, whatever the names are; no time is invented."""
+    table = StackTable()
+    file = speedscope.encode(record)
+    long = digest(speedscope.decode(file), view, table)
+    short = digest_timeline(speedscope.read(file), view, table)
+    if view == "cpu":
+        assert stacks(table, short.during) == stacks(table, long.during)
+    assert whole(short) == whole(long) == sum(cost for _, cost in short.seconds.items())
+
+
+def test_a_full_table_keeps_the_roots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its size it is bounded, and what was left out is seen."""
+    monkeypatch.setattr(digests, "MAX_STACKS", 2)
+    table = StackTable()
+    numbers = [table.number(("root", name)) for name in "abcd"]
+    assert [table.stacks()[number] for number in numbers] == [
+        ("root", "a"),
+        ("root", "b"),
+        ("root", "other"),
+        ("root", "other"),
+    ]
+
+
+def test_a_file_that_contradicts_itself_is_refused() -> None:
+    """By an error that the reader of incidents knows."""
+    file = speedscope.read(speedscope.encode(recording(1000.0)))
+    file.shared.frames.clear()
+    with pytest.raises(IndexError):
+        digest_timeline(file, "cpu", StackTable())
+    file.sentinel = None
+    with pytest.raises(ValueError, match="no times"):
+        digest_timeline(file, "cpu", StackTable())
 
 
 @given(INTERVALS)
