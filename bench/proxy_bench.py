@@ -157,8 +157,8 @@ async def paced(port: int, rate: float, seconds: float, connections: int = 8) ->
     return statistics.quantiles(found, n=100)[98]
 
 
-def idle_memory(subject: Subject, count: int = 1000) -> tuple[float, float]:
-    """MiB that `count` connections add: nothing sent, and after one request each."""
+def idle_memory(subject: Subject, count: int = 3000) -> tuple[float, float]:
+    """MiB for 1,000 connections, of `count` to a process that has served none yet: nothing sent, and after one request each."""
     before = rss(subject.pid)
     clients = []
     for _ in range(count):
@@ -225,6 +225,11 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proxy-bench-")))
         found, upstream = subjects(stack, folder)
+        if not options.skip_memory:
+            print("MiB per 1,000 idle connections: nothing sent, after one request each")
+            for each in found:
+                quiet, after = idle_memory(each)
+                print(f"{each.name:24}{quiet:9.1f}{after:9.1f}   (PSS {rss(each.pid):.0f})")
         for subject in found:
             wrk(subject.port, 1)
         for _ in range(options.rounds):
@@ -236,11 +241,6 @@ def main() -> None:
         report_throughput(found)
         if not options.skip_latency:
             report_latency(found, upstream, options.rounds, options.seconds)
-        if not options.skip_memory:
-            print("\nMiB per 1,000 idle connections: nothing sent, after one request each")
-            for each in found:
-                quiet, after = idle_memory(each)
-                print(f"{each.name:24}{quiet:9.1f}{after:9.1f}   (PSS {rss(each.pid):.0f})")
 
 
 def report_throughput(found: list[Subject]) -> None:

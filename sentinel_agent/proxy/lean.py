@@ -132,8 +132,10 @@ def begin(downstream: Downstream, data: bytes) -> bool:  # noqa: PLR0911 - each 
     listener = downstream.listener
     if line is None or data.find(END) != len(data) - 4 or len(data) > listener.lean_bytes:
         return False
-    host = None
-    for name, value in listener.pattern.findall(data, line.end() - 1):
+    host, found = None, listener.pattern.findall(data, line.end() - 1)
+    if len(found) > 2:
+        return False
+    for name, value in found:
         low = name.lower()
         if low == b"host" and host is None:
             host = value
@@ -181,8 +183,10 @@ def end(exchange: LeanExchange, data: bytes) -> bool:  # noqa: PLR0911 - as abov
     stop = data.find(END)
     if line is None or stop < 0 or line[1] in _EMPTY:
         return False
-    size = -1
-    for name, value in RESPONSE_PATTERN.findall(data, line.end() - 1, stop + 2):
+    size, found = -1, RESPONSE_PATTERN.findall(data, line.end() - 1, stop + 2)
+    if len(found) > 2:
+        return False
+    for name, value in found:
         low = name.lower()
         if low == b"content-length" and size < 0 and value.isdigit() and len(value) < 10:
             size = int(value)

@@ -207,6 +207,16 @@ def both(exchanges: list[tuple[bytes, list[bytes]]]) -> tuple[int, Any, Any]:
 @example(
     [(b"GET /pass HTTP/1.1\r\nHost: h\r\n\r\n", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"])] * 3
 )
+@example(
+    [
+        (
+            b"GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nConnection: keep-alive\r\n\r\n",
+            [
+                b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\nConnection: keep-alive\r\n\r\n"
+            ],
+        )
+    ]
+)
 def test_both_ways_come_to_the_same(exchanges: list[tuple[bytes, list[bytes]]]) -> None:
     """Whatever a client and an upstream write, plain or not, whole or cut."""
     _, short, long = both(exchanges)
