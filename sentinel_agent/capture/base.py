@@ -132,7 +132,10 @@ class CaptureResult:
 
 
 class Capture(Protocol):
-    """One kind of capture. Strangers' ones are classes named by the entry point group `sentinel_agent.captures`."""
+    """One kind of capture. Strangers' ones are classes named by the entry point group `sentinel_agent.captures`.
+
+    It may have a `duration` in seconds and a guard `skip_when`, for steps that name none themselves.
+    """
 
     @property
     def kind(self) -> str:

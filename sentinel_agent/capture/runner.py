@@ -127,7 +127,7 @@ class CaptureRunner:
         if capture is None:
             return CaptureReport(spec.kind, "skipped", self._loaded.missing(spec.kind)), ()
         async with self._turn(order.target.id, capture):
-            refusal = self._refusal(order, spec)
+            refusal = self._refusal(order, spec, capture)
             if refusal:
                 return CaptureReport(spec.kind, "skipped", refusal), ()
             began = self._clock.monotonic()
@@ -144,7 +144,7 @@ class CaptureRunner:
             self._remember(order.target.id, report)
         return report, result.files
 
-    def _refusal(self, order: _Order, spec: CaptureSpec) -> str | None:
+    def _refusal(self, order: _Order, spec: CaptureSpec, capture: Capture) -> str | None:
         """Why a step is not even begun: its guard, or what one like it has cost this target before."""
         stopped = self._longest.get((order.target.id, spec.kind), 0) / 1e6
         most = self._most_pause(spec)
@@ -153,7 +153,8 @@ class CaptureRunner:
                 f"it has stopped this target for {format_duration(stopped)} at once before, "
                 f"max_pause allows {format_duration(most)}"
             )
-        return skip_reason(spec.skip_when, latest(order.series())) if spec.skip_when else None
+        guard = spec.skip_when or getattr(capture, "skip_when", None)
+        return skip_reason(guard, latest(order.series())) if guard else None
 
     def _most_pause(self, spec: CaptureSpec) -> float:
         return spec.max_pause if spec.max_pause is not None else self._settings.max_pause

@@ -24,8 +24,9 @@ from sentinel_agent.profile import heap
 from sentinel_agent.profile.heap import HeapLine, HeapSite
 from sentinel_agent.profile.record import MAX_NAME, clean_name
 
-SECONDS = 5.0
-FRAMES = 8
+SECONDS = 3.0
+FRAMES = 1
+"""Each frame more makes an allocation dearer: see docs/captures.md."""
 MOST_RSS_LIMIT = 85.0
 _MOST_OVERHEAD = 64 * 1024**2
 _KEEP = 10.0
@@ -99,6 +100,7 @@ class TracemallocCapture:
     kind = "tracemalloc"
     attaches = True
     duration = SECONDS
+    skip_when = "cpu > 80 || rss_limit > 85"
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
@@ -125,7 +127,7 @@ class TracemallocCapture:
             "work",
             {
                 "seconds": plan.duration,
-                "frames": FRAMES,
+                "frames": plan.spec.frames or FRAMES,
                 "most_hold": plan.max_pause,
                 "most_bytes": _MOST_OVERHEAD,
                 "keep": _KEEP,
@@ -173,7 +175,7 @@ def _write(plan: CapturePlan, delivered: Delivered, start: float) -> Tracemalloc
         seconds=answer.seconds,
         ended_by=answer.ended_by,
         was_on=answer.was_on,
-        frames=FRAMES,
+        frames=plan.spec.frames or FRAMES,
         traces=answer.traces,
         grown_bytes=answer.grown_bytes,
         tracebacks=answer.tracebacks,
@@ -211,6 +213,8 @@ def _note(document: TracemallocDocument) -> str:
         words.append("tracemalloc was on before and stays on")
     if document.ended_by == "hold":
         words.append("ended early, before a snapshot would have held the GIL for too long")
+    if document.ended_by == "load":
+        words.append("ended early, because the target had no CPU left: tracing makes allocations dearer")
     if document.ended_by == "memory":
         words.append("ended early, because tracing took much memory")
     return "; ".join(words)

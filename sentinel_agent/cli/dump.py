@@ -145,12 +145,23 @@ async def _dump(invocation: Invocation, series: TargetSeries, specs: tuple[Captu
             time=clock.wall(),
             captures=specs,
         )
-        incident = await responder.respond(firing, series)
+        ticking = asyncio.create_task(_tick(series, clock))
+        try:
+            incident = await responder.respond(firing, series)
+        finally:
+            ticking.cancel()
     finally:
         disk.close()
     if incident is None:
         raise SentinelError(f"nothing was saved: {lost[-1] if lost else 'unknown reason'}")
     return incident
+
+
+async def _tick(series: TargetSeries, clock: SystemClock) -> None:
+    """Go on reading during the captures: their guards judge by what is true at their moment."""
+    while True:
+        await clock.sleep(_TICK_SECONDS)
+        series.read(Moment(wall=clock.wall(), monotonic=clock.monotonic()))
 
 
 def _store(invocation: Invocation, now: float) -> Store:

@@ -72,6 +72,7 @@ class CaptureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     rate: Annotated[int, Meta(ge=1, le=1000)] | None = None
     max_bytes: Annotated[ByteSize, Meta(ge=1024)] | None = None
     pause: bool = False
+    frames: Annotated[int, Meta(ge=1, le=32)] | None = None
     skip_when: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
     timeout: Annotated[Duration, Meta(gt=0, le=300)] | None = None
     max_pause: Annotated[Duration, Meta(gt=0, le=5)] | None = None

@@ -2,7 +2,8 @@
 
 Rules: only built-in modules; nothing of the target is called; the GIL is held for as short as can be. Each C call of
 `_tracemalloc` holds it from its beginning to its end (Modules/_tracemalloc.c), and how long is measured. `_get_traces`
-costs about a microsecond a trace, so tracing ends early when that would come over the cap. The answer is one bytes
+costs about a microsecond a trace, so tracing ends early when that would come over the cap. It makes each allocation several times
+dearer, so it also ends when the process has no CPU left. The answer is one bytes
 object in `sys`, under a name that the agent chose; it is read from outside and taken away again after a while. A child that is forked
 meanwhile stops tracing at once.
 """
@@ -20,6 +21,9 @@ SECONDS_PER_TRACE = 1.5e-6  # of `_get_traces`; measured 0.4 to 1.0 on 3.9 to 3.
 BYTES_PER_TRACE = 56  # an entry of tracemalloc's table; what a traceback takes comes on top
 SLICE = 400  # traces between two offers of the GIL
 TOP = 400
+WINDOW = 0.25  # seconds over which the load is judged
+LEAST = 0.75  # seconds that are traced whatever the load
+BUSY = 0.9  # of a core; a service that tracing brought there falls behind
 
 
 def work(name: str, seconds: float, frames: int, most_hold: float, most_bytes: int, keep: float) -> None:
@@ -63,18 +67,9 @@ def _grown(time: Any, seconds: float, frames: int, most_hold: float, most_bytes:
     else:
         timed("start", tracing.start, frames)
     vars(sys)[FORK_HOOK][0] = not was_on
-    began, why = clock(), "time"
+    began = clock()
     try:
-        while clock() - began < seconds:
-            time.sleep(min(0.02, seconds))
-            if not tracing.is_tracing():
-                raise RuntimeError("the target switched tracemalloc off")
-            if tracing.get_tracemalloc_memory() > most_bytes:
-                why = "memory"
-                break
-            if _predicted(tracing) > 0.7 * most_hold:
-                why = "hold"
-                break
+        why = _trace(tracing, time, seconds, most_hold, most_bytes)
         ran = clock() - began
         traced = tracing.get_traced_memory()[0]
         traces = timed("snapshot", tracing._get_traces)  # noqa: SLF001
@@ -86,12 +81,7 @@ def _grown(time: Any, seconds: float, frames: int, most_hold: float, most_bytes:
     count = len(traces)
     after = _added_up(traces, time)
     del traces
-    grown = []
-    for traceback, (size, number) in after.items():
-        old_size, old_number = before.get(traceback, (0, 0))
-        if size > old_size:
-            grown.append((size - old_size, number - old_number, size, number, traceback))
-    grown.sort(key=lambda item: -item[0])
+    grown = _difference(before, after)
     return {
         "seconds": ran,
         "ended_by": why,
@@ -104,6 +94,38 @@ def _grown(time: Any, seconds: float, frames: int, most_hold: float, most_bytes:
         "tracebacks": len(grown),
         "top": [[*item[:4], [list(frame) for frame in item[4]]] for item in grown[:TOP]],
     }
+
+
+def _trace(tracing: Any, time: Any, seconds: float, most_hold: float, most_bytes: int) -> str:
+    """Let the target run for so many seconds, or until it costs too much; what ended it."""
+    clock = time.perf_counter
+    began = judged = clock()
+    used = time.process_time()
+    while clock() - began < seconds:
+        time.sleep(min(0.02, seconds))
+        if not tracing.is_tracing():
+            raise RuntimeError("the target switched tracemalloc off")
+        if tracing.get_tracemalloc_memory() > most_bytes:
+            return "memory"
+        if _predicted(tracing) > 0.7 * most_hold:
+            return "hold"
+        if clock() - judged >= WINDOW:
+            busy = (time.process_time() - used) / (clock() - judged)
+            judged, used = clock(), time.process_time()
+            if busy > BUSY and judged - began >= LEAST:
+                return "load"
+    return "time"
+
+
+def _difference(before: dict[Any, list[int]], after: dict[Any, list[int]]) -> list[Any]:
+    """Bytes and blocks more, then all of them, and the traceback; the most bytes first."""
+    grown = []
+    for traceback, (size, number) in after.items():
+        old_size, old_number = before.get(traceback, (0, 0))
+        if size > old_size:
+            grown.append((size - old_size, number - old_number, size, number, traceback))
+    grown.sort(key=lambda item: -item[0])
+    return grown
 
 
 def _predicted(tracing: Any) -> float:
