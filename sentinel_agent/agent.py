@@ -78,6 +78,8 @@ UNDER_WAY_AT_MOST = 32
 
 _TROUBLES_KEPT = 100
 OPEN_SECONDS = 0.25
+_FINISHED_SECONDS = 0.5
+"""How often it is asked whether everything has ended: each time wakes an agent that may have nothing to do."""
 RELOAD_SECONDS = 1.0
 STATUS_SECONDS = 1.0
 SNAPSHOT_SECONDS = 2.0
@@ -233,7 +235,7 @@ class Agent:
 
     async def _stop_when_finished(self, stop: asyncio.Event) -> None:
         while not self._watchlist.finished:
-            await self._clock.sleep(0.1)
+            await self._clock.sleep(_FINISHED_SECONDS)
         stop.set()
 
     async def _drain(self) -> None:
