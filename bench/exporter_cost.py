@@ -38,7 +38,7 @@ clock = SystemClock()
 now = clock.wall()
 factory = installed()[kind]
 given = {{"url": "http://" + place}} if kind != "skywalking" else {{"address": place}}
-options = msgspec.convert({{**given, "queue": 10**6, "interval": 0.05}}, factory.Options)
+options = msgspec.convert({{**given, "queue": 10**6, "memory_bytes": 2**28, "interval": 0.05}}, factory.Options)
 made = make(kind, options, ExporterContext(kind, clock, "0", "host"), {{kind: factory}})
 hub = Hub([made], Path(tempfile.mkdtemp()), clock)
 attributes = {{"http.request.method": "GET", "http.response.status_code": 200, "url.path": "/orders", "url.scheme": "http",
@@ -61,7 +61,7 @@ for item in items:
     hub.offer(signal, item)
 end = time.monotonic() + 60
 while time.monotonic() < end and hub.statistics()[[line.signal for line in hub.lines].index(signal)].sent < count:
-    time.sleep(0.02)
+    time.sleep(0.1)
 used = time.process_time() - before
 (line,) = [each for each in hub.statistics() if each.signal == signal]
 assert line.sent == count, line
