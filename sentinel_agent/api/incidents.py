@@ -12,6 +12,7 @@ import msgspec
 
 from sentinel_agent.capture.stacks import Stacks
 from sentinel_agent.capture.task_groups import TasksDocument
+from sentinel_agent.capture.tracemalloc import LineGrowth
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.profile.digest import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from sentinel_agent.profile.flamegraph import Folded
     from sentinel_agent.store.store import Store
 
-Kind = Literal["cpu", "wall", "threads", "tasks"]
+Kind = Literal["cpu", "wall", "threads", "tasks", "memory"]
 
 CACHE_BYTES = 8 * 1024**2
 """Estimated bytes of digests that are kept; the table of their stacks comes to it, and is bounded too."""
@@ -51,6 +52,7 @@ _NEEDS: dict[Kind, tuple[str, ...]] = {
     "wall": (TIMELINE,),
     "threads": ("stacks.json",),
     "tasks": ("tasks.json",),
+    "memory": ("tracemalloc.json",),
 }
 _UNREADABLE = (OSError, ValueError, IndexError, RecursionError, SentinelError)
 
@@ -116,7 +118,8 @@ class IncidentProfiles:
         try:
             if kind in {"cpu", "wall"}:
                 return self._recorded(folder, "cpu" if kind == "cpu" else "wall", inside)
-            return counted(_threads(folder) if kind == "threads" else _tasks(folder), row.time, self.table)
+            read = {"threads": _threads, "tasks": _tasks, "memory": _memory}[kind]
+            return counted(read(folder), row.time, self.table)
         except FileNotFoundError:
             return None
         except _UNREADABLE:
@@ -151,6 +154,23 @@ def _tasks(folder: Path) -> Folded:
         waits = (f"waiting on {printable(group.waiting_on)}",) if group.waiting_on else ()
         stack = (*(_label(frame) for frame in group.frames), *waits) or (printable(group.coroutine),)
         found[stack] = found.get(stack, 0) + group.count
+    return found
+
+
+class _Growth(msgspec.Struct, frozen=True):
+    """What is used of `tracemalloc.json`."""
+
+    lines: tuple[LineGrowth, ...]
+
+
+def _memory(folder: Path) -> Folded:
+    """What each line allocated while it was traced and still held at the end, under its file."""
+    found: Folded = {}
+    growth = msgspec.json.decode(read_bounded(folder / "tracemalloc.json", _FILE_BYTES), type=_Growth)
+    for line in growth.lines:
+        name = printable("/".join(line.file.rsplit("/", 2)[-2:])) or "unknown"
+        stack = (name, f"{name}:{line.line}")
+        found[stack] = found.get(stack, 0) + max(line.bytes, 0)
     return found
 
 

@@ -63,6 +63,7 @@ TYPES = {
         ProfileType("wall:wall:nanoseconds:wall:nanoseconds", "wall", recorded=True),
         ProfileType("threads:thread:count:thread:count", "threads"),
         ProfileType("asyncio:task:count:task:count", "tasks"),
+        ProfileType("memory:inuse_space:bytes:space:bytes", "memory"),
         ProfileType("incident:dumps:count:incident:count", None),
     )
 }

@@ -233,6 +233,35 @@ async def test_every_page_fits(
 
 
 @pytest.mark.timeout(180)
+async def test_findings_come_first(store: Store, fake_clock: FakeClock, chromium: str) -> None:
+    """What the agent concluded is on top, with why and what to do next; others and what is not known are one step away."""
+    found = [
+        {
+            "check": "cpu",
+            "score": 90,
+            "text": "checksum <b>burns</b> the CPU",
+            "evidence": ["95 % of it"],
+            "next_step": "do it elsewhere",
+        },
+        {"check": "io", "score": 10, "text": "the disk is busy", "evidence": [], "next_step": ""},
+    ]
+    document = {"findings": found, "not_known": [{"check": "locks", "why": "not read"}], "nothing_found": []}
+    files = files_of(recording(START - 15, spike=15), START) | {
+        "findings.json": msgspec.json.encode(document)
+    }
+    saved = save(store, files=files)
+    async with opened(chromium, store, fake_clock, path=f"/#/incidents/{saved}") as page:
+        card = page.get_by_label("Finding")
+        assert await card.locator(".big").inner_text() == "checksum <b>burns</b> the CPU"
+        words = await card.inner_text()
+        assert "95 % of it" in words
+        assert "Next: do it elsewhere" in words
+        await card.get_by_text("What is not known").click()
+        assert "locks: not read" in await card.inner_text()
+        await shoot(page, "findings")
+
+
+@pytest.mark.timeout(180)
 async def test_what_is_not_there_and_what_is_empty(
     store: Store, fake_clock: FakeClock, chromium: str
 ) -> None:

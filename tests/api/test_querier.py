@@ -260,6 +260,21 @@ async def test_tasks_and_threads(store: Store, fake_clock: FakeClock) -> None:
         assert (graph["total"], graph["names"][1]) == ("1", "MainThread")
 
 
+async def test_memory_by_line(store: Store, fake_clock: FakeClock) -> None:
+    """What tracemalloc saw grow, under its file; a line that shrank is not drawn."""
+    lines = [
+        {"file": "/srv/app/cache.py", "line": 7, "bytes": 5000, "blocks": 3},
+        {"file": "/srv/app/cache.py", "line": 9, "bytes": -20, "blocks": -1},
+    ]
+    save(store, files={"tracemalloc.json": msgspec.json.encode({"lines": lines})})
+    async with client_of(store, fake_clock) as client:
+        reply = await ask(
+            client, "SelectMergeStacktraces", profileTypeID="memory:inuse_space:bytes:space:bytes"
+        )
+        graph = reply["flamegraph"]
+        assert (graph["total"], graph["names"][1:]) == ("5000", ["app/cache.py", "app/cache.py:7"])
+
+
 async def test_labels_that_drilldown_needs(store: Store, fake_clock: FakeClock) -> None:
     """Services with their profile types, from incidents and from the live target; data are there from the first minute."""
     save(store, files={}, rule="bare")

@@ -17,13 +17,14 @@ export async function incidentPage(main, id, signal) {
   const has = new Set(incident.artifacts.map((/** @type {any} */ artifact) => artifact.name));
   /** @param {string} name */
   const file = async (name) => (has.has(name) ? get(path(id, name), signal).catch(fault) : null);
-  const [series, stacks, tasks, threads] = await Promise.all(["series.json", "stacks.speedscope.json", "tasks.json", "stacks.json"].map(file));
+  const names = ["series.json", "stacks.speedscope.json", "tasks.json", "stacks.json", "findings.json"];
+  const [series, stacks, tasks, threads, found] = await Promise.all(names.map(file));
   const timeline = stacks?.profiles ? readTimeline(stacks) : null;
-  const faults = [series, stacks, tasks, threads].filter((each) => each instanceof ApiError).map((each) => each.message);
+  const faults = [series, stacks, tasks, threads, found].filter((each) => each instanceof ApiError).map((each) => each.message);
   const explorer = new StackExplorer();
   main.replaceChildren(
     head(incident, main),
-    answer(incident, timeline, tasks, faults),
+    found?.findings?.length ? findings(found, faults) : answer(incident, timeline, tasks, faults),
     facts(incident),
     ...(timeline || series?.metrics ? [explorer.timelineCard] : []),
     ...(timeline ? [explorer.flameCard, explorer.hotCard] : []),
@@ -70,6 +71,37 @@ function head(incident, main) {
     h("div", {}, h("div", { class: "crumb" }, h("a", { href: "#/" }, "Incidents"), h("span", { class: "faint" }, ` / ${incident.id}`)), h("h1", {}, incident.rule), h("p", { class: "lead" }, incident.summary)),
     remove,
   );
+}
+
+/**
+ * What the agent concluded, the best first; why each is believed and what to do next are one step away.
+ * @param {any} found
+ * @param {string[]} faults
+ */
+function findings(found, faults) {
+  const [best, ...others] = found.findings;
+  return h(
+    "section",
+    { class: "card", "aria-label": "Finding" },
+    h("div", { class: "answer" }, h("div", { class: "big" }, best.text), reasons(best)),
+    ...others.slice(0, LISTED).map((/** @type {any} */ each) => h("details", {}, h("summary", {}, each.text), h("div", { class: "answer plain" }, reasons(each)))),
+    found.not_known?.length || faults.length
+      ? h(
+          "details",
+          {},
+          h("summary", { class: "soft" }, "What is not known"),
+          h("div", { class: "answer plain" }, h("ul", {}, [...(found.not_known ?? []).map((/** @type {any} */ each) => `${each.check}: ${each.why}`), ...faults].map((words) => h("li", {}, words)))),
+        )
+      : "",
+  );
+}
+
+/** @param {any} finding */
+function reasons(finding) {
+  return [
+    h("ul", {}, finding.evidence.slice(0, LISTED).map((/** @type {string} */ words) => h("li", {}, words))),
+    finding.next_step ? h("p", { class: "next" }, h("b", {}, "Next: "), finding.next_step) : "",
+  ];
 }
 
 /**
