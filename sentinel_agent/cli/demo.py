@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _INTERVAL = "250ms"
 _WARMUP_SECONDS = 4.0
 _SETTLE_SECONDS = 2.0  # so that one fault's requests are not taken for the next one's
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 60.0
 
 
 @click.command()

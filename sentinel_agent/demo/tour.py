@@ -164,7 +164,7 @@ async def _process(
 @asynccontextmanager
 async def traffic(service: Service) -> AsyncIterator[ClientSession]:
     """A client, and steady ordinary requests beside whatever is done with it."""
-    async with ClientSession(timeout=ClientTimeout(total=20)) as client:
+    async with ClientSession(timeout=ClientTimeout(total=60)) as client:
         task = asyncio.create_task(_requests(client, service.base))
         try:
             yield client

@@ -115,14 +115,14 @@ class RequestsDocument(msgspec.Struct, frozen=True):
 
 
 def in_words(document: RequestsDocument, most: int = 3) -> list[str]:
-    """What stands out, a line each: who holds the event loop, who waits the longest, routes with more than before."""
+    """What stands out, a line each: who holds the event loop, who waits the longest, routes that grew the most."""
     lines = [
         f"{'on the event loop' if each.on_loop else 'under way'} for {format_duration(each.seconds)}: {each.request}, "
         f"route {each.route}" + (f", trace {each.trace}" if each.trace else "")
         for each in sorted(document.in_flight, key=lambda each: (not each.on_loop, -each.seconds))[:most]
     ]
     rising = [
-        (each.rate - each.rate_before, each)
+        (each.rate / (each.rate_before + 0.5), each)
         for each in document.routes
         if each.rate_before is not None and each.rate > 2 * each.rate_before and each.rate >= 0.5
     ]

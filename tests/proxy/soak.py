@@ -120,11 +120,12 @@ async def soak(count: int, seed: int, folder: Path) -> Tally:
             if streams is None:
                 streams = await asyncio.open_connection("127.0.0.1", port)
             reader, writer = streams
-            body = _body(chance)
-            framing, data = _framed(chance, body)
+            plain = chance.random() < 0.4
+            body = b"" if plain else _body(chance)
+            framing, data = (b"", b"") if plain else _framed(chance, body)
             digest = hashlib.sha256(body).hexdigest().encode()
-            head = b"POST /%d HTTP/1.1\r\nHost: h\r\nX-Number: %d\r\nX-Hash: %b\r\n%b\r\n" % (
-                *(number, number, digest, framing),
+            head = b"%b /%d HTTP/1.1\r\nHost: h\r\nX-Number: %d\r\nX-Hash: %b\r\n%b\r\n" % (
+                *(b"GET" if plain else b"POST", number, number, digest, framing),
             )
             aborts = chance.random() < 0.03
             whole = head + data
