@@ -116,6 +116,11 @@ class Watcher:
 
         Rules that it cannot use stay out, the old ones stay in force, and its log says why.
         """
+        if not self._folder:
+            log.warning(
+                "the agent was started without rules of ours: give `rules=[]` to start, to set them later"
+            )
+            return
         try:
             _write_rules(self._folder, rules)
         except (OSError, TypeError, ValueError) as error:
@@ -177,7 +182,7 @@ class Watcher:
             return None
 
     def _clean_up(self) -> None:
-        if self._owner == os.getpid():
+        if self._folder and self._owner == os.getpid():
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -191,13 +196,13 @@ def start(
     service: str | None = None,
     data_dir: str | None = None,
     config: str | None = None,
-    rules: Iterable[Mapping[str, Any]] = (),
+    rules: Iterable[Mapping[str, Any]] | None = None,
     allow_injection: bool = False,
     command: Sequence[str] | None = None,
 ) -> Watcher:
     """Start the agent beside this process, or give the one that runs already. Never raises and never waits for it.
 
-    `rules` are as in a rule file, `command` what starts the agent (`SENTINEL_AGENT_COMMAND`, else this interpreter's own).
+    `rules` are as in a rule file; without any, `set_rules` has nothing to replace. `command` what starts the agent (`SENTINEL_AGENT_COMMAND`, else this interpreter's own).
     """
     global _current  # noqa: PLW0603 - one watcher per process is what makes it idempotent
     with _lock:
@@ -211,7 +216,7 @@ def _start(
     service: str | None,
     data_dir: str | None,
     config: str | None,
-    rules: Iterable[Mapping[str, Any]],
+    rules: Iterable[Mapping[str, Any]] | None,
     command: Sequence[str] | None,
     *,
     allow_injection: bool,
@@ -227,8 +232,9 @@ def _start(
         options.append("--allow-injection")
     folder = ""
     try:
-        folder = tempfile.mkdtemp(prefix="sentinel-agent-")
-        options += ["--rules", _write_rules(folder, rules)]
+        if rules is not None:
+            folder = tempfile.mkdtemp(prefix="sentinel-agent-")
+            options += ["--rules", _write_rules(folder, rules)]
     except (OSError, TypeError, ValueError) as error:
         log.warning("the rules could not be handed to the agent: %s", error)
     watcher = Watcher(command or named or [sys.executable, "-m", "sentinel_agent"], options, folder)

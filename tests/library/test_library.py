@@ -55,7 +55,7 @@ def test_importing_the_package_loads_nothing() -> None:
 
 def test_start_and_stop_are_idempotent() -> None:
     """A second start gives the first one's watcher; a second stop does nothing; after a stop it starts anew."""
-    watcher = sentinel_agent.start(command=SLEEPER)
+    watcher = sentinel_agent.start(command=SLEEPER, rules=[])
     assert watcher.running
     assert sentinel_agent.start(command=["/nowhere"]) is watcher
     folder = Path(watcher._folder)
