@@ -185,7 +185,7 @@ class Responder:
             taken = self.window(series, firing.time)
             return taken
 
-        async def record(ring: Ring) -> Recording | None:
+        async def record() -> Recording | None:
             nonlocal recorded
             recorded = await self._recording(firing, series.target, ring)
             return recorded
@@ -196,7 +196,7 @@ class Responder:
             folder=writer.folder,
             trigger_time=firing.time,
             series=take,
-            recording=partial(record, ring) if ring else None,
+            recording=record if self.deck else None,
             ended=firing.ended,
             tasks_before=partial(self._tasks_before, firing, series.target) if self.task_snapshots else None,
         )
@@ -265,10 +265,13 @@ class Responder:
             return incident
         return msgspec.structs.replace(incident, artifacts=writer.artifacts)
 
-    async def _recording(self, firing: Firing, target: Target, ring: Ring) -> Recording | None:
-        """What the flight recorder holds: its whole window, and the part since the condition became true."""
+    async def _recording(self, firing: Firing, target: Target, ring: Ring | None) -> Recording | None:
+        """What the flight recorder holds: its whole window, and the part since the condition became true.
+
+        Without a ring it is what another agent has spooled, which is behind by seconds: nothing after the trigger counts.
+        """
         assert self.deck is not None
-        end = firing.time if firing.ended else self.clock.wall()
+        end = firing.time if firing.ended or ring is None else self.clock.wall()
         start = end - self.deck.settings.window
         began = (firing.since if firing.since is not None else firing.time) - self.interval
         wall = await self.deck.window(target, ring, start, end)

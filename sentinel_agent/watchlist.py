@@ -32,7 +32,7 @@ from sentinel_agent.target.procfs import ProcDir
 from sentinel_agent.target.watch import Found, TargetWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sentinel_agent.clock import Clock
     from sentinel_agent.config.settings import Settings, TargetSettings
@@ -179,15 +179,22 @@ class Watchlist:
 
 
 def series_of(
-    pid: int, settings: Settings, registry: Registry, *, allow_non_python: bool = False
+    pid: int,
+    settings: Settings,
+    registry: Registry,
+    *,
+    allow_non_python: bool = False,
+    roles: Mapping[TargetId, Role] | None = None,
 ) -> TargetSeries:
-    """One process by itself, ready to be read.
+    """One process by itself, ready to be read. `roles` are those that are given out already.
 
     Raises:
         TargetError: it cannot be watched.
     """
     process = resolve(pid, allow_non_python=allow_non_python)
-    role = _slot_table(settings).assign(process.id, process.command, labels=process.labels)
+    role = (roles or {}).get(process.id) or _slot_table(settings).assign(
+        process.id, process.command, labels=process.labels
+    )
     return _make_series(process, role, settings, registry)
 
 

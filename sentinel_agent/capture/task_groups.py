@@ -203,7 +203,7 @@ def to_document(
         found.sort(
             key=lambda members: (
                 -grown[members.coroutine],
-                before.group(members.group) - len(members.tasks),
+                before.group(members.group) - len(members.tasks) if grown[members.coroutine] else 0,
                 -len(members.tasks),
             )
         )

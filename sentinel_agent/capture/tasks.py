@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sentinel_agent.core.model import TargetId
 
 MAX_TASKS = 1_000_000
-_UNWATCHED = "nothing watched the process before"
+_UNWATCHED = "no snapshot from before is at hand: only the agent that watches the process keeps them"
 
 
 class TasksCapture:

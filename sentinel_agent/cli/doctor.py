@@ -38,9 +38,11 @@ def doctor(invocation: Invocation, pid: int | None, as_json: bool) -> int:
     for check in checks:
         sign, colour = _SIGNS[check.ok]
         click.secho(f" {sign} ", fg=colour, bold=True, nl=False)
-        click.echo(f"{check.name}: {output.clean(check.found)}")
+        width = output.columns()
+        found = f"{check.name}: {output.clean(check.found)}"
+        click.echo(found if width is None else output.wrapped(f"    {found}", width).lstrip())
         if check.remedy:
-            click.secho(f"      {output.clean(check.remedy)}", fg="yellow")
+            output.say(f"      {output.clean(check.remedy)}", fg="yellow")
     return int(broken)
 
 

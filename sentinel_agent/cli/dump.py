@@ -24,20 +24,26 @@ from sentinel_agent.core.rule import CaptureSpec
 from sentinel_agent.errors import OperatorError, SentinelError
 from sentinel_agent.probes.base import Moment
 from sentinel_agent.probes.registry import load_registry
+from sentinel_agent.recorder.deck import SPOOL_SECONDS, make_deck
 from sentinel_agent.responder import DiskThread, Firing, Responder
+from sentinel_agent.standing import running_agents
 from sentinel_agent.store.status import read_all
 from sentinel_agent.watchlist import series_of
 
 if TYPE_CHECKING:
     from sentinel_agent.cli.common import Invocation
     from sentinel_agent.core.event import Event
-    from sentinel_agent.core.model import Incident
+    from sentinel_agent.core.model import Incident, Role, TargetId
     from sentinel_agent.sampler import TargetSeries
     from sentinel_agent.store.store import Store
 
 _TICKS = 3
 _TICK_SECONDS = 0.1
 _DEFAULT = "stacks,profile,process"
+_SPOOLED_SECONDS = SPOOL_SECONDS + 0.5
+"""After this long an agent that watches the process has spooled its stacks up to now."""
+_LOOK_BACK = 10.0
+"""Seconds before now that count as the moment that was asked for."""
 
 
 @click.command()
@@ -75,8 +81,19 @@ def dump(
         raise OperatorError(
             f"a profile of {duration:g} s is not possible: expected more than 0 and at most 60 s"
         )
-    specs = tuple(CaptureSpec(kind, duration=duration, pause=pause and kind == "stacks") for kind in wanted)
-    series = series_of(pid, invocation.loaded.settings, load_registry(), allow_non_python=allow_non_python)
+    roles = _roles(invocation)
+    series = series_of(
+        pid, invocation.loaded.settings, load_registry(), allow_non_python=allow_non_python, roles=roles
+    )
+    watched = series.target.id in roles
+    specs = tuple(
+        CaptureSpec(
+            kind,
+            duration=_SPOOLED_SECONDS if kind == "stacks" and watched and duration is None else duration,
+            pause=pause and kind == "stacks",
+        )
+        for kind in wanted
+    )
     try:
         incident = _with_progress(invocation, series, specs, quiet=as_json)
     finally:
@@ -93,6 +110,12 @@ def dump(
         raise SentinelError(
             "none of the captures that were asked for succeeded; only the readings were saved"
         )
+
+
+def _roles(invocation: Invocation) -> dict[TargetId, Role]:
+    """The roles of what agents of this data directory watch: under them lies what they have recorded."""
+    agents = running_agents(invocation.data_dir, SystemClock().wall()).agents
+    return {state.target.id: state.target.role for agent in agents for state in agent.targets}
 
 
 def _with_progress(
@@ -133,6 +156,7 @@ async def _dump(invocation: Invocation, series: TargetSeries, specs: tuple[Captu
             window_before=settings.capture.window_before,
             tell=tell,
         )
+        responder.deck = make_deck(settings, invocation.data_dir, clock, lambda _: 0.0, lambda _: None)
         cpu = series.latest.get("cpu")
         firing = Firing(
             rule="manual",
@@ -144,6 +168,7 @@ async def _dump(invocation: Invocation, series: TargetSeries, specs: tuple[Captu
             thresholds={},
             time=clock.wall(),
             captures=specs,
+            since=clock.wall() - _LOOK_BACK,
         )
         ticking = asyncio.create_task(_tick(series, clock))
         try:

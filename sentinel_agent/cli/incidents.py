@@ -84,7 +84,12 @@ def list_incidents(
     if as_json:
         output.print_json(rows)
         return
-    if rows:
+    if rows and output.is_narrow():
+        for row in rows:
+            when = f"{output.show_time(row.time)[:19]}  {row.rule} on {row.target} ({row.pid})"
+            output.say(output.clean(f"{row.id}  {when}"), bold=True)
+            output.say(output.clean(f"    {row.summary}"))
+    elif rows:
         output.print_table(
             ("ID", "WHEN", "RULE", "TARGET", "VALUE", "WHY"),
             [
@@ -100,6 +105,7 @@ def list_incidents(
             ],
             right=(4,),
         )
+    if rows:
         click.echo(f"\nTo read one: {show_command(invocation.data_dir, 'incidents', 'show', rows[0].id)}")
     else:
         click.echo(
@@ -127,7 +133,8 @@ def show(invocation: Invocation, incident_id: str, stacks: bool, as_json: bool) 
         if heading:
             screen.print()
             screen.print(heading, style="bold")
-        screen.print(text, soft_wrap=True)
+        width = output.columns()
+        screen.print(text if width is None else output.wrapped(text, width), soft_wrap=True)
     screen.print()
     screen.print(
         f"To share it: {show_command(invocation.data_dir, 'incidents', 'export', incident.id, '--format', 'zip')}",

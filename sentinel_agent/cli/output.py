@@ -9,7 +9,9 @@ from __future__ import annotations
 import datetime
 import itertools
 import re
+import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 _BARS = "▁▂▃▄▅▆▇█"
 _PIPE_WIDTH = 200
+_NARROW = 120
+_LIBRARY = re.compile(r"^/.*/(?:site-packages|dist-packages|lib(?:64)?/python3\.\d+t?)/(?=.)")
+_LIBRARY_IN_BRACKETS = re.compile(
+    r"(?<=\()/[^()\s]*/(?:site-packages|dist-packages|lib(?:64)?/python3\.\d+t?)/(?=[^()\s])"
+)
+_LABEL = re.compile(r" *\S+(?: \S+)? {2,}(?=\S)")
 _NO_GLYPH = re.compile(r"[^\x20-\x7e]")  # also what has one; `_escape` tells
 
 
@@ -83,12 +91,51 @@ def clean(text: str, limit: int = 2000) -> str:
     return kept if len(text) <= limit else f"{kept}…"
 
 
-_LIBRARY = re.compile(r"^/.*/(?:site-packages|dist-packages|lib(?:64)?/python3\.\d+t?)/(?=.)")
-
-
 def short_path(file: str) -> str:
     """A file as a person knows it: of the standard library or an installed package, only what comes after its folder."""
     return _LIBRARY.sub("", file)
+
+
+def short_paths(text: str) -> str:
+    """`text` with each `(file:line)` in it as `short_path` has the file."""
+    return _LIBRARY_IN_BRACKETS.sub("", text)
+
+
+def columns() -> int | None:
+    """The width of the terminal, None where stdout is none: then lines are as long as they are."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def is_narrow() -> bool:
+    """Whether a table with a sentence in it would break up."""
+    width = columns()
+    return width is not None and width < _NARROW
+
+
+def say(text: str, **style: Any) -> None:
+    """Lines on stdout in a style of `click.style`, on a terminal broken at words to its width."""
+    width = columns()
+    click.secho(text if width is None else wrapped(text, width), **style)
+
+
+def wrapped(text: str, width: int) -> str:
+    """`text` broken at words, each line's rest under its beginning or under what follows its label.
+
+    A word is never broken, so that paths and commands can still be copied.
+    """
+    lines = []
+    for line in text.split("\n"):
+        label = _LABEL.match(line)
+        spaces = len(label[0]) if label else len(line) - len(line.lstrip()) + 4
+        lines += textwrap.wrap(
+            line,
+            max(width, 40),
+            subsequent_indent=" " * min(spaces, 24),
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+        ) or [""]
+    return "\n".join(lines)
 
 
 def show_value(value: float | None, unit: str) -> str:

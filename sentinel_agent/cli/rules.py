@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from sentinel_agent.core.rule import Rule
 
 _FILE = click.Path(path_type=Path)
+_AT_REST = {"inactive": 1, "warmup": 2}
+"""States that come after the others where rules are shown."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -175,13 +177,42 @@ def list_rules(invocation: Invocation, as_json: bool) -> None:
     if as_json:
         output.print_json(views)
         return
+    if output.is_narrow():
+        _print_by_target(views)
+    else:
+        _print_wide(views)
+    if any(view.state == "no agent" for view in views):
+        click.echo(f"\nNo agent runs in {invocation.data_dir}: these are the rules that are configured.")
+
+
+def _print_by_target(views: Sequence[RuleView]) -> None:
+    """For a narrow terminal: a target as a heading, under it its rules, those first that are not at rest."""
+    targets = dict.fromkeys((view.target, view.pid) for view in views)
+    for number, (target, pid) in enumerate(targets):
+        if number:
+            click.echo()
+        output.say(output.clean(f"{target} (pid {pid})" if target else "On no target"), bold=True)
+        own = [view for view in views if (view.target, view.pid) == (target, pid)]
+        order = sorted(own, key=lambda view: _AT_REST.get(view.state, 0))
+        output.print_table(
+            ("RULE", "STATE", "FIRED", "WHY"),
+            [(view.rule, _state(view), str(view.fires), view.explanation.now) for view in order],
+            right=(2,),
+        )
+
+
+def _state(view: RuleView) -> str:
+    return view.state if view.explanation.can_fire else "cannot fire"
+
+
+def _print_wide(views: Sequence[RuleView]) -> None:
     output.print_table(
         ("RULE", "TARGET", "STATE", "VALUE", "USUAL", "FIRED", "WHY"),
         [
             (
                 view.rule,
                 f"{view.target} ({view.pid})" if view.target else "-",
-                view.state if view.explanation.can_fire else "cannot fire",
+                _state(view),
                 output.show_value(view.value, unit_of(view.metric or "")),
                 output.show_value(view.baseline, unit_of(view.metric or "")),
                 str(view.fires),
@@ -191,8 +222,6 @@ def list_rules(invocation: Invocation, as_json: bool) -> None:
         ],
         right=(3, 4, 5),
     )
-    if any(view.state == "no agent" for view in views):
-        click.echo(f"\nNo agent runs in {invocation.data_dir}: these are the rules that are configured.")
 
 
 @rules.command("explain")
@@ -220,13 +249,13 @@ def _print_explanation(view: RuleView) -> None:
     words = view.explanation
     where = f" on {view.target} (pid {view.pid})" if view.target else ""
     click.secho(output.clean(f"{view.rule}{where}: {view.state}"), bold=True)
-    click.secho(f"  {output.clean(words.now)}", fg=None if words.can_fire else "red")
+    output.say(f"  {output.clean(words.now)}", fg=None if words.can_fire else "red")
     if words.fires_when:
-        click.echo(output.clean(f"  fires when  {' or '.join(words.fires_when)}"))
+        output.say(output.clean(f"  fires when  {' or '.join(words.fires_when)}"))
     if words.provided:
-        click.echo(output.clean(f"  provided    {' and '.join(words.provided)}"))
-    click.echo(f"  fired       {view.fires} times within its period")
+        output.say(output.clean(f"  provided    {' and '.join(words.provided)}"))
+    output.say(f"  fired       {view.fires} time{'' if view.fires == 1 else 's'} within its period")
     for problem in words.problems:
         if problem.severity == "warning":
-            click.secho(output.clean(f"  remark      {problem.text}"), fg="yellow")
-    click.echo(output.clean(f"  written in  {view.source}"))
+            output.say(output.clean(f"  remark      {problem.text}"), fg="yellow")
+    output.say(output.clean(f"  written in  {view.source}"))

@@ -8,9 +8,9 @@ from sentinel_agent.capture.base import SeriesWindow
 from sentinel_agent.capture.stacks import Stacks, to_record
 from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.cli import task_view
-from sentinel_agent.cli.output import clean, show_time, show_value, sparkline
+from sentinel_agent.cli.output import clean, short_paths, show_time, show_value, sparkline
 from sentinel_agent.core.units import format_duration, format_size
-from sentinel_agent.findings.base import ProcessFacts
+from sentinel_agent.findings.base import ProcessFacts, is_library
 from sentinel_agent.findings.load import (
     OF_THE_SPIKE,
     UNREADABLE,
@@ -50,7 +50,7 @@ def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tupl
     findings = read_findings(folder, incident)
     yield "", _answer(incident, findings)
     evidence: tuple[tuple[str, Callable[[], str]], ...] = (
-        ("What was found", lambda: "\n".join(_findings(findings))),
+        ("What was found", lambda: short_paths("\n".join(_findings(findings)))),
         ("Before and during", lambda: _course(incident, folder)),
         ("Where the CPU went", lambda: _hottest(incident, folder)),
         ("What was requested", lambda: "\n".join(requested(incident, folder))),
@@ -85,7 +85,8 @@ def _tasks(incident: Incident, folder: Path, most: int | None) -> str:
     if not has(incident, "tasks.json"):
         return ""
     document = load_document(folder, "tasks.json", TasksDocument)
-    return "\n".join([f"{document.count} tasks", *task_view.groups(document, most)])
+    lines = [*task_view.groups(document, most), *task_view.origins(document, most)]
+    return "\n".join([f"{document.count} tasks", *lines])
 
 
 def _answer(incident: Incident, findings: Findings) -> str:
@@ -93,7 +94,7 @@ def _answer(incident: Incident, findings: Findings) -> str:
     python = f", Python {target.python}" if target.python else ""
     lines = [
         f"{incident.rule}: {incident.summary}",
-        findings.headline,
+        short_paths(findings.headline),
         "",
         f"when     {show_time(incident.time)}, sealed {format_duration(incident.sealed_time - incident.time)} later",
         f"target   {target.role.key}, pid {target.id.pid} ({target.name}{python}) on {incident.host}",
@@ -105,7 +106,11 @@ def _answer(incident: Incident, findings: Findings) -> str:
 
 
 def _thresholds(incident: Incident) -> str:
-    words = [f"{name} {value}" for name, value in incident.thresholds.items() if value is not None]
+    words = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in incident.thresholds.items()
+        if value is not None
+    ]
     if incident.baseline is not None:
         words.append(f"baseline {show_value(incident.baseline, incident.unit)}")
     return ", ".join(words) or "no threshold"
@@ -149,14 +154,14 @@ def _hottest(incident: Incident, folder: Path) -> str:
         words = "nothing was seen on a CPU when it fired; over all that is recorded:\n"
     if record is None or record.seconds == 0:
         return ""
-    return words + format_hottest(record, 10).rstrip()
+    return short_paths(words + format_hottest(record, 10, lambda file: not is_library(file)).rstrip())
 
 
 def _threads(incident: Incident, folder: Path, most: int | None) -> str:
     if not has(incident, "stacks.json"):
         return ""
     found = load_document(folder, "stacks.json", Stacks)
-    return format_stacks(to_record(found, start=incident.time), most).rstrip()
+    return short_paths(format_stacks(to_record(found, start=incident.time), most).rstrip())
 
 
 def _process(incident: Incident, folder: Path) -> str:

@@ -41,7 +41,9 @@ def stacks(invocation: Invocation, pid: int, as_json: bool) -> None:
             output.clean(f'Thread {thread.native_id} "{thread.name}": {thread.state}{gil}'), bold=True
         )
         for frame in thread.frames[:_DEEPEST]:
-            click.echo(output.clean(f"    {frame.function} ({frame.file}:{frame.line})", 400))
+            output.say(
+                output.clean(f"    {frame.function} ({output.short_path(frame.file)}:{frame.line})", 400)
+            )
         if len(thread.frames) > _DEEPEST:
             click.echo(f"    ... {len(thread.frames) - _DEEPEST} more frames")
 

@@ -57,12 +57,14 @@ def _compared(document: TasksDocument) -> Iterator[str]:
         yield "no coroutine has more tasks than then, as far as that can be told"
 
 
-def origins(document: TasksDocument) -> Iterator[str]:
-    """Where the tasks come from, as far as it is known."""
+def origins(document: TasksDocument, most: int | None = None) -> Iterator[str]:
+    """Where the tasks come from, as far as it is known: first of the coroutines that have grown."""
     if not document.origins:
         return
+    grown = {each.coroutine for each in document.grown}
+    order = sorted(document.origins, key=lambda origin: origin.coroutine not in grown)
     yield "Where they come from (CPython does not keep who created a task):"
-    for origin in document.origins:
+    for origin in order[:most]:
         yield clean(f"    {origin.count} x {origin.coroutine}: {_origin(origin)}", _WIDEST)
 
 

@@ -36,8 +36,5 @@ def tasks(invocation: Invocation, pid: int, as_tree: bool, everything: bool, as_
     else:
         click.echo(f"{document.count} tasks in {len(document.groups)} groups")
         lines = task_view.groups(document, None if everything else 10)
-    for line in lines:
-        click.echo(line)
-    if not as_tree:
-        for line in task_view.origins(document):
-            click.echo(line)
+    for line in lines if as_tree else (*lines, *task_view.origins(document)):
+        output.say(line)

@@ -10,9 +10,12 @@ from sentinel_agent.profile.names import frame_label, printable, thread_label
 from sentinel_agent.profile.views import hottest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sentinel_agent.profile.record import ProfileRecord
 
 _WIDEST = 160  # characters of a name that is shown
+_LEAST_SHARE = 0.0005  # rounds to 0.1 %
 _DEEPEST = 40  # frames of a stack that are shown
 
 
@@ -44,14 +47,20 @@ def grouped(record: ProfileRecord) -> tuple[StackGroup, ...]:
     )
 
 
-def format_hottest(record: ProfileRecord, limit: int = 10) -> str:
-    """A table of the hottest functions: own share, share with callees, name with its hottest line."""
+def format_hottest(
+    record: ProfileRecord, limit: int = 10, worth: Callable[[str], bool] = lambda _: True
+) -> str:
+    """A table of the hottest functions: own share, share with callees, name with its hottest line.
+
+    A function that only calls others is left out unless its file is `worth` it.
+    """
     if not record.samples:
         return "no thread was running while the profile was taken\n"
     head = f"{format_duration(record.seconds)} in " if record.seconds > 0 else ""
     readings = sum(sample.count for sample in record.samples)
     lines = [f"{head}{readings} samples, {record.lost} lost", "  self  total  function"]
-    for hot in hottest(record, limit):
+    shown = [hot for hot in hottest(record, 10 * limit) if hot.self_share >= _LEAST_SHARE or worth(hot.file)]
+    for hot in shown[:limit]:
         place = f" ({hot.file}:{hot.line})" if hot.line else f" ({hot.file})" if hot.file else ""
         name = _label(f"{hot.function}{place}")
         lines.append(f"{100 * hot.self_share:5.1f}% {100 * hot.total_share:5.1f}%  {name}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sentinel_agent.clock import SystemClock
+from sentinel_agent.profile import speedscope
 from sentinel_agent.store.status import read_all
 from tests.capture.targets import started
 
@@ -31,7 +32,8 @@ CLOCK = SystemClock()
 SERVICE = """
 import asyncio
 def crunch():
-    return sum(i * i for i in range(20000))
+    for number in range(100_000):
+        number * number
 async def backend(): await asyncio.sleep(3600)
 async def handler(): await backend()
 async def main():
@@ -39,7 +41,7 @@ async def main():
     print("ready", flush=True)
     while True:
         crunch()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.005)
 asyncio.run(main())
 """
 
@@ -99,6 +101,24 @@ def test_without_an_agent_and_a_pid_it_says_what_to_do(sentinel: CommandLine) ->
     done = sentinel("top", check=3)
     assert "no agent runs" in done.err
     assert "sentinel-agent top PID" in done.err
+
+
+@pytest.mark.e2e
+def test_a_dump_by_hand_has_what_the_agent_recorded_before(sentinel: CommandLine) -> None:
+    """The agent watches for 5 s; a dump of another process then holds more than 3 s of stacks from before it was asked for."""
+    with started(sys.executable, "-c", SERVICE) as process, agent(sentinel.data, process.pid):
+        time.sleep(5)
+        began = CLOCK.wall()
+        incident = sentinel("dump", str(process.pid), "--capture", "stacks,tasks", "--json").document
+    folder = sentinel.data / "incidents" / incident["id"]
+    record, _ = speedscope.decode_timeline((folder / "stacks.speedscope.json").read_bytes())
+    before = [sample for sample in record.samples if record.start + sample.offset < began]
+    assert sum(sample.weight for sample in before) > 3
+    assert "crunch" in {record.frames[index].function for sample in before for index in sample.stack}
+    assert {report["kind"]: report["status"] for report in incident["captures"]}["tasks"] == "ok"
+    assert (
+        sentinel("incidents", "show", incident["id"]).out.count("50 x handler") == 2
+    )  # the group, where it comes from
 
 
 @pytest.mark.e2e
