@@ -44,13 +44,16 @@ class Stretches:
         self._seen: dict[int, _Seen] = {}
         self._longest = 0.0
 
-    def see(self, place: int, what: Hashable, now: float) -> None:
-        """`what` is there at `now` (seconds); None for nothing."""
+    def see(self, place: int, what: Hashable, now: float, after: float | None = None) -> None:
+        """`what` is there at some time between `now`, when the look began, and `after`, when it was over; None for nothing.
+
+        In seconds; a look of no length if there is no `after`. A stretch is from the end of the first look to the begin of the last.
+        """
         seen = self._seen.get(place)
         if what is None:
             self._seen.pop(place, None)
         elif seen is None or seen.what != what:
-            self._seen[place] = _Seen(what, now)
+            self._seen[place] = _Seen(what, now if after is None else after)
         else:
             self._longest = max(self._longest, now - seen.since)
 
@@ -81,39 +84,43 @@ class Pulse:
         threads: Sequence[ThreadStack],
         now: float,
         asleep: Callable[[ThreadStack], int | None] = lambda _: None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """One look at `now`, in seconds of a clock that never jumps.
+        """One look that began at `now`, in seconds of `clock`, which never jumps; without it the look has no length.
 
         `asleep` is asked after the look: how much CPU time a thread has used, if it sleeps; None if not, or unknown.
         """
         self._looks += 1
         for thread in threads:
             doing = interpreter.loop(thread)
+            slept = asleep(thread) if doing == "opaque callback" else None
+            after = clock() if clock else now
             if doing == "opaque callback":
-                self._stalls.see(thread.id, asleep(thread), now)
-            self._see_loop(thread.id, doing, now)
+                self._stalls.see(thread.id, slept, now, after)
+            self._see_loop(thread.id, doing, now, after)
         self._stalls.keep({thread.id for thread in threads})
         try:
-            self._see_collector(interpreter.collector(), now)
+            self._see_collector(interpreter.collector(), now, clock)
         except UnreadableError as error:
             self._unreadable = error.message
 
-    def _see_loop(self, thread: int, doing: Doing, now: float) -> None:
+    def _see_loop(self, thread: int, doing: Doing, now: float, after: float) -> None:
         if doing is None:
             return
         self._loops += 1
         if doing in ("opaque", "opaque callback"):
             self._opaque += 1
         elif isinstance(doing, Callback):
-            self._stalls.see(thread, doing, now)
+            self._stalls.see(thread, doing, now, after)
         elif doing == "waiting":
             self._stalls.see(thread, None, now)
 
-    def _see_collector(self, collector: Collector, now: float) -> None:
+    def _see_collector(self, collector: Collector, now: float, clock: Callable[[], float] | None) -> None:
         """A collection counts when it ends: while the count stands still it is the same one."""
         state = None if collector.idle() else collector.read()
         self._collector_looks += 1
-        self._collections.see(0, state.collections if state and state.collecting else None, now)
+        after = clock() if clock else now
+        self._collections.see(0, state.collections if state and state.collecting else None, now, after)
 
     def stall(self) -> float | str | None:
         """Seconds of the longest stall since this was last asked; why it is not known; None where no loop runs."""

@@ -104,7 +104,7 @@ class FlightDeck:
             max_age=self.settings.window,
             spooled=self._spool is not None,
         )
-        flight = Flight(target.pid, reader, ring)
+        flight = Flight(target.pid, reader, ring, now=self._clock.monotonic)
         self._seats[target.pid] = _Seat(target, flight, self._clock.monotonic())
         self._share_bytes()
 

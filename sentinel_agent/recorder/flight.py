@@ -17,6 +17,8 @@ from sentinel_agent.errors import NoSuchTargetError
 from sentinel_agent.recorder.sample import ThreadSample, Tick
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sentinel_agent.cpython.code import Frame
     from sentinel_agent.cpython.process import Interpreter
     from sentinel_agent.cpython.threads import ThreadFacts, ThreadStack
@@ -93,10 +95,18 @@ class _Look(NamedTuple):
 
 
 class Flight:
-    """The recording of one target. `cost` is the CPU time of the last sample in seconds."""
+    """The recording of one target. `cost` is the CPU time of the last sample in seconds, `now` the monotonic clock."""
 
-    def __init__(self, pid: int, reader: LiveReader, ring: Ring, root: Path = Path("/")) -> None:
+    def __init__(
+        self,
+        pid: int,
+        reader: LiveReader,
+        ring: Ring,
+        root: Path = Path("/"),
+        now: Callable[[], float] | None = None,
+    ) -> None:
         self.cost = 0.0
+        self._now = now
         self._ring = ring
         self._reader = reader
         self._states = KernelStates(pid, root)
@@ -130,7 +140,7 @@ class Flight:
             self._looks.append(_Look(wall, monotonic, period, late, None, [], 0.0))
             return True
         self._learn(interpreter, threads, monotonic)
-        self._reader.pulse.see(interpreter, threads, monotonic, self._asleep)
+        self._reader.pulse.see(interpreter, threads, monotonic, self._asleep, self._now)
         on_cpu, lead = self._who_runs(threads, monotonic)
         self._looks.append(_Look(wall, monotonic, period, late, threads, on_cpu, lead))
         if len(self._looks) >= BATCH:

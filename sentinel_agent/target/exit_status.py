@@ -35,12 +35,15 @@ def exit_status(pidfd: int, target: TargetId, root: Path = ROOT) -> int | None:
 
 
 def tells_later(pidfd: int) -> bool:
-    """Whether this kernel tells the status through the pidfd once the process is reaped."""
+    """Whether this kernel tells the status through the pidfd once the process is reaped, which may be just now."""
+    if pidfd < 0:
+        return False
     try:
-        return pidfd >= 0 and not _ask(pidfd)[0] & _INFO_EXIT
+        _ask(pidfd)
     except OSError as error:
         # A kernel that knows the question and not yet the answer says ESRCH of a process that is just being reaped.
         return error.errno == errno.ESRCH
+    return True
 
 
 def _of_child(pidfd: int) -> int | None:

@@ -48,7 +48,7 @@ class Watch:
         while not (told and select.select([stdout], [], [], PERIOD)[0]):
             now = _now()
             self.gap, last = max(self.gap, now - last), now
-            self.pulse.see(self.interpreter, self.interpreter.sample(), now)
+            self.pulse.see(self.interpreter, self.interpreter.sample(), now, clock=_now)
             if not told:
                 stdin.write(f"{words}\n".encode())
                 stdin.flush()
@@ -157,3 +157,11 @@ def test_a_stretch_that_lasts_goes_on_over_the_ticks() -> None:
     stretches.keep({8})
     stretches.see(7, "b", 1.9)
     assert stretches.take() == 0.0
+
+
+def test_a_look_that_took_long_makes_no_stretch_longer() -> None:
+    """What began during the first look counts from its end, and up to the begin of the last."""
+    stretches = Stretches()
+    stretches.see(7, "a", 1.0, 1.4)
+    stretches.see(7, "a", 1.5, 1.9)
+    assert stretches.take() == pytest.approx(0.1)
