@@ -41,9 +41,8 @@ from sentinel_agent.sampler import Sampler
 from sentinel_agent.status import StatusWriter
 from sentinel_agent.store.limits import encode_limits, stored_limits
 from sentinel_agent.tap.capture import RequestsCapture
+from sentinel_agent.tap.forward import RequestForwarder
 from sentinel_agent.tap.probe import ProxyProbe
-from sentinel_agent.tap.requests import RequestMeter
-from sentinel_agent.tap.spans import spans_of
 from sentinel_agent.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -60,12 +59,11 @@ if TYPE_CHECKING:
     from sentinel_agent.core.limits import LimitRecord
     from sentinel_agent.core.model import Reading
     from sentinel_agent.core.rule import Rule
-    from sentinel_agent.proxy.records import RequestRecord
     from sentinel_agent.recorder.ring import Batch
     from sentinel_agent.recorder.spool import Spool
     from sentinel_agent.sampler import TargetSeries
     from sentinel_agent.store.store import Store
-    from sentinel_agent.tap.hub import TapHub, WorkerView
+    from sentinel_agent.tap.hub import TapHub
     from sentinel_agent.watchlist import WatchRequest
 
 log = logging.getLogger(__name__)
@@ -118,15 +116,15 @@ class Agent:
         self._stop = asyncio.Event()
         self._troubles: Counter[str] = Counter()
         self._disk = DiskThread()
-        self._requests = RequestMeter()
-        self._instance = settings.target.instance or socket.gethostname()
+        self.exports = make_hub(settings.exporters, store.data_dir, clock)
         self._registry = load_registry()
         self._captures = load_captures(clock=clock)
         self._tap = tap
         if tap is not None:
             self._registry.factories["proxy"] = partial(ProxyProbe, tap)
             self._captures.captures["requests"] = RequestsCapture(tap, clock)
-            tap.on_records = self._on_requests
+            instance = settings.target.instance or socket.gethostname()
+            tap.on_records = RequestForwarder(self.exports, clock, instance)
         self._engine = RuleEngine(rules_of(loaded), cpu_max=settings.capture.cpu_max)
         self._sampler = Sampler(clock, settings.sampler.interval, self._on_tick)
         self._postmortem = Postmortem(settings.postmortem)
@@ -150,7 +148,6 @@ class Agent:
         self._responder.task_snapshots = self._task_snapshots
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
         self._responding: set[asyncio.Task[None]] = set()
-        self.exports = make_hub(settings.exporters, store.data_dir, clock)
         self._http = http
         if http is not None:
             http.live = RunningAgent(
@@ -248,20 +245,6 @@ class Agent:
             task.cancel()
         if late:
             await asyncio.wait(late)
-
-    def _on_requests(self, worker: WorkerView, records: tuple[RequestRecord, ...]) -> None:
-        """Requests of the embedded proxy are over: all are counted, those that are sampled also leave as spans."""
-        if self.exports.wants("metrics"):
-            for delta in self._requests.deltas(worker, self._clock.wall(), self._instance):
-                self.exports.offer("metrics", delta)
-        if not self.exports.wants("spans"):
-            return
-        for record in records:
-            try:
-                spans = spans_of(record, worker.hello.service, self._instance)
-            except ValueError:  # no worker of ours says such a thing, and the others' spans are sound
-                continue
-            self.exports.offer("spans", spans)
 
     # -- ticking ---------------------------------------------------------------------------------------------
 

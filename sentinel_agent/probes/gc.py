@@ -45,27 +45,3 @@ class GcProbe:
         }
         before, self._before = self._before, counts
         return {name: count - before[name] for name, count in counts.items() if before}
-
-
-class GcPauseProbe:
-    """`gc_pause`: seconds, the longest that one collection was seen at work since the last tick."""
-
-    metrics = ("gc_pause",)
-
-    def __init__(self, subject: Subject) -> None:
-        self._reader = subject.reader
-        self._proc = subject.proc
-
-    def read(self, now: Moment) -> list[Reading]:
-        """What the flight recorder's looks since the last tick have seen."""
-        return collect(self.metrics, now, self._measure)
-
-    def _measure(self) -> dict[str, float]:
-        if self._proc.stat().ended:
-            raise ProcessLookupError
-        if self._reader.interpreter is None:
-            raise TargetError(self._reader.why_not)
-        found = self._reader.pulse.pause()
-        if isinstance(found, str):
-            raise TargetError(found)
-        return {"gc_pause": found}

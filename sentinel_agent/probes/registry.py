@@ -19,11 +19,11 @@ from sentinel_agent.probes.base import Probe, Subject, in_words, reading
 from sentinel_agent.probes.cgroup import MemoryEventsProbe, ThrottlingProbe
 from sentinel_agent.probes.cpu import CpuProbe
 from sentinel_agent.probes.fds import FdsProbe
-from sentinel_agent.probes.gc import GcPauseProbe, GcProbe
+from sentinel_agent.probes.gc import GcProbe
 from sentinel_agent.probes.live import LiveReader
-from sentinel_agent.probes.loop_stall import LoopStallProbe
 from sentinel_agent.probes.memory import MemoryProbe
 from sentinel_agent.probes.oom import OomCount, OomKillsProbe
+from sentinel_agent.probes.pulse_probe import gc_pause, loop_stall
 from sentinel_agent.probes.storage import StorageProbe, WaitProbe
 from sentinel_agent.probes.switches import SwitchesProbe
 from sentinel_agent.probes.tasks import TasksProbe
@@ -58,9 +58,9 @@ BUILT_IN: dict[str, ProbeFactory] = {
     "memory_events": MemoryEventsProbe,
     "oom_kills": OomKillsProbe,
     "tasks": TasksProbe,
-    "loop_stall": LoopStallProbe,
+    "loop_stall": loop_stall,
     "gc": GcProbe,
-    "gc_pause": GcPauseProbe,
+    "gc_pause": gc_pause,
 }
 
 
