@@ -54,5 +54,5 @@ def test_stacks_and_tasks_are_those_that_the_service_writes_of_itself() -> None:
     assert request["coroutine"] == "handler"
     assert request["state"] == "waiting"
     assert [frame["function"] for frame in request["frames"]][:2] == ["handler", "backend"]
-    assert "3 handler (<string>:" in shown
+    assert "3 x handler (<string>:" in shown
     assert '"idle-one": waiting' in people

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from sentinel_agent.target.cgroup import Controller, locate
 from sentinel_agent.target.procfs import ProcDir
+from tests.e2e.support import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,4 +51,15 @@ def below(controller: Controller, pid: int, *, limit: int | None = None) -> Iter
     finally:
         with suppress(ProcessLookupError):
             (Path(controller.levels[0]) / "cgroup.procs").write_text(str(pid))
+        until(lambda: _removed(folder), 20, "the cgroup to be empty")
+
+
+def _removed(folder: Path) -> bool:
+    """Whether it is gone now; a process that is just ending still counts as in it."""
+    try:
         folder.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
