@@ -35,8 +35,8 @@ rules:
     limit: {{count: 10, per: 1h, rearm_above: 100}}
     capture: {capture}
 """
-# The tick may see only the begin of the spike: the stacks go on for half a second, as the profile does anyway.
-SPIKE = RULE.format(capture="[{kind: stacks, duration: 500ms}, profile, process]")
+# The tick may see only the begin of the spike: the stacks go on for half a second, which the profile before them takes anyway.
+SPIKE = RULE.format(capture="[profile, {kind: stacks, duration: 500ms}, process]")
 
 
 def interpreter(name: str) -> str:
