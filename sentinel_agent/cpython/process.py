@@ -10,6 +10,7 @@ interpreter.tasks()         # every asyncio task with its await chain
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 REVALIDATE_EVERY = 64
 """After how many samples the kept code objects are read again."""
 _CALLS = 3000  # in which a busy target may show no whole stack before it is refused: a fraction of a second
+_OPENINGS = 3
 _CHECKS = 20
 
 
@@ -285,7 +287,12 @@ def open_process(pid: int, root: Path = Path("/"), *, memory: Memory | None = No
     proc = root / "proc" / str(pid)
     location = locate(proc)
     memory = memory or ProcessMemory(pid)
-    return Interpreter(memory, choose_layout(memory, location), location.runtime, proc)
+    layout = choose_layout(memory, location)
+    for _ in range(_OPENINGS - 1):
+        # What is checked may change while it is read: a target at work is looked at again.
+        with suppress(UnreadableError):
+            return Interpreter(memory, layout, location.runtime, proc)
+    return Interpreter(memory, layout, location.runtime, proc)
 
 
 def choose_layout(memory: Memory, location: Location) -> Layout:
