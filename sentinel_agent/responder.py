@@ -23,7 +23,7 @@ from sentinel_agent.findings.load import write_findings
 from sentinel_agent.profile.views import on_cpu_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sentinel_agent.capture.runner import Captured, CaptureRunner
     from sentinel_agent.capture.task_groups import TaskSnapshot
@@ -99,6 +99,29 @@ def firing_of(rule: Rule, decision: Decision) -> Firing:
         cooldown=rule.cooldown,
         since=decision.since,
         spared=None if decision.fire else decision.reason,
+    )
+
+
+def manual_firing(
+    series: TargetSeries,
+    summary: str,
+    captures: Sequence[CaptureSpec],
+    now: float,
+    since: float | None = None,
+) -> Firing:
+    """An incident that somebody asked for, as if a rule had fired `now`; `summary` says by which way."""
+    cpu = series.latest.get("cpu")
+    return Firing(
+        rule="manual",
+        reason="manual",
+        summary=summary,
+        metric="cpu",
+        value=cpu.value if cpu else None,
+        baseline=None,
+        thresholds={},
+        time=now,
+        captures=tuple(captures),
+        since=since,
     )
 
 

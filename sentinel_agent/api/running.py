@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sentinel_agent.errors import NoSuchTargetError
-from sentinel_agent.responder import Firing
+from sentinel_agent.responder import manual_firing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,18 +68,7 @@ class RunningAgent:
         series = self._sampler.targets.get(pid)
         if series is None:
             raise NoSuchTargetError(f"process {pid} is not watched")
-        cpu = series.latest.get("cpu")
-        firing = Firing(
-            rule="manual",
-            reason="manual",
-            summary="asked for over HTTP",
-            metric="cpu",
-            value=cpu.value if cpu else None,
-            baseline=None,
-            thresholds={},
-            time=self._clock.wall(),
-            captures=tuple(specs),
-        )
+        firing = manual_firing(series, "asked for over HTTP", specs, self._clock.wall())
         before = self._responder.statistics.lost
         incident = await self._responder.respond(firing, series)
         if incident is not None:

@@ -25,7 +25,7 @@ from sentinel_agent.errors import OperatorError, SentinelError
 from sentinel_agent.probes.base import Moment
 from sentinel_agent.probes.registry import load_registry
 from sentinel_agent.recorder.deck import SPOOL_SECONDS, make_deck
-from sentinel_agent.responder import DiskThread, Firing, Responder
+from sentinel_agent.responder import DiskThread, Responder, manual_firing
 from sentinel_agent.standing import running_agents
 from sentinel_agent.store.status import read_all
 from sentinel_agent.watchlist import series_of
@@ -157,19 +157,8 @@ async def _dump(invocation: Invocation, series: TargetSeries, specs: tuple[Captu
             tell=tell,
         )
         responder.deck = make_deck(settings, invocation.data_dir, clock, lambda _: 0.0, lambda _: None)
-        cpu = series.latest.get("cpu")
-        firing = Firing(
-            rule="manual",
-            reason="manual",
-            summary="asked for by hand",
-            metric="cpu",
-            value=cpu.value if cpu else None,
-            baseline=None,
-            thresholds={},
-            time=clock.wall(),
-            captures=specs,
-            since=clock.wall() - _LOOK_BACK,
-        )
+        now = clock.wall()
+        firing = manual_firing(series, "asked for by hand", specs, now, since=now - _LOOK_BACK)
         ticking = asyncio.create_task(_tick(series, clock))
         try:
             incident = await responder.respond(firing, series)
