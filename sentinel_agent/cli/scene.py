@@ -20,8 +20,8 @@ from sentinel_agent.findings.load import (
     read_findings,
 )
 from sentinel_agent.findings.process import peers
+from sentinel_agent.findings.requests import RequestsDocument, in_words
 from sentinel_agent.profile.text import format_hottest, format_stacks
-from sentinel_agent.tap.capture import RequestsDocument, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,13 +107,20 @@ def _answer(incident: Incident, findings: Findings) -> str:
 
 def _thresholds(incident: Incident) -> str:
     words = [
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        f"{name} {_threshold(name, value, incident.unit)}"
         for name, value in incident.thresholds.items()
         if value is not None
     ]
     if incident.baseline is not None:
         words.append(f"baseline {show_value(incident.baseline, incident.unit)}")
     return ", ".join(words) or "no threshold"
+
+
+def _threshold(name: str, value: float | str, unit: str) -> str:
+    """A threshold in the unit of its metric; `diff` is percent over the baseline."""
+    if isinstance(value, str):
+        return value
+    return f"{value:g}%" if name == "diff" else show_value(value, unit)
 
 
 def _pause(incident: Incident) -> str:

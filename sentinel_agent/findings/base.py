@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sentinel_agent.capture.task_groups import TasksDocument
     from sentinel_agent.capture.tracemalloc import TracemallocDocument
     from sentinel_agent.core.model import Incident
+    from sentinel_agent.findings.requests import RequestsDocument
     from sentinel_agent.profile.record import ProfileRecord
 
 MAX_FINDINGS = 20
@@ -114,6 +115,7 @@ class Facts:
     process: ProcessFacts | None = None
     allocations: TracemallocDocument | None = None
     heap: HeapDocument | None = None
+    requests: RequestsDocument | None = None
     earlier: tuple[EarlierIncident, ...] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sentinel_agent.findings import history, loop, memory, process, work
+from sentinel_agent.findings import history, loop, memory, process, requests, work
 from sentinel_agent.findings.base import MAX_FINDINGS, Facts, Finding, Findings, NotKnown, cut
 
 if TYPE_CHECKING:
@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 CHECKS: Mapping[str, Callable[[Facts], Finding | NotKnown | None]] = {
     "death": process.death,
+    "held_loop": requests.held_loop,
     "blocked_loop": loop.blocked_loop,
     "hottest": work.hottest_function,
     "allocations": memory.allocations,
     "object_growth": memory.object_growth,
     "memory_growth": memory.growth,
     "tasks": loop.alike_tasks,
+    "busier_route": requests.busier_route,
     "connections": process.connections,
     "throttling": work.throttling,
     "gc_storm": memory.gc_storm,

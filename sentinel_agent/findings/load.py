@@ -19,6 +19,7 @@ from sentinel_agent.capture.tracemalloc import TracemallocDocument
 from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.findings.base import EarlierIncident, Facts, Findings, ProcessFacts
 from sentinel_agent.findings.judge import judge
+from sentinel_agent.findings.requests import RequestsDocument
 from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.store.folder import UnreadableError as DamagedIncidentError
 from sentinel_agent.store.index import IncidentFilter
@@ -146,6 +147,7 @@ def load_facts(folder: Path, incident: Incident, recorded: Recording | None = No
         process=document("process", "process", ProcessFacts),
         heap=document("heap", "heap", HeapDocument),
         allocations=document("allocations", "tracemalloc", TracemallocDocument),
+        requests=document("requests", "requests", RequestsDocument),
         missing=missing,
     )
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sentinel_agent.capture.base import CapturedFile, CaptureResult
-from sentinel_agent.core.units import format_duration
 from sentinel_agent.errors import TargetError
 from sentinel_agent.proxy.stats import quantile
 from sentinel_agent.tap.hub import RECENT_SECONDS
@@ -87,48 +86,3 @@ def describe(view: WorkerView, wall: float, monotonic: float) -> dict[str, Any]:
         ],
         "records_dropped": batch.dropped if batch else 0,
     }
-
-
-class UnderWay(msgspec.Struct, frozen=True):
-    """A request under way, in `requests.json`; `on_loop` while a filter of its route holds the event loop."""
-
-    request: str
-    route: str
-    seconds: float
-    trace: str
-    on_loop: bool = False
-
-
-class RouteRate(msgspec.Struct, frozen=True):
-    """A route, in `requests.json`; requests a second."""
-
-    route: str
-    rate: float
-    rate_before: float | None
-
-
-class RequestsDocument(msgspec.Struct, frozen=True):
-    """What is read again of `requests.json`."""
-
-    in_flight: tuple[UnderWay, ...]
-    routes: tuple[RouteRate, ...]
-
-
-def in_words(document: RequestsDocument, most: int = 3) -> list[str]:
-    """What stands out, a line each: who holds the event loop, who waits the longest, routes that grew the most."""
-    lines = [
-        f"{'on the event loop' if each.on_loop else 'under way'} for {format_duration(each.seconds)}: {each.request}, "
-        f"route {each.route}" + (f", trace {each.trace}" if each.trace else "")
-        for each in sorted(document.in_flight, key=lambda each: (not each.on_loop, -each.seconds))[:most]
-    ]
-    rising = [
-        (each.rate / (each.rate_before + 0.5), each)
-        for each in document.routes
-        if each.rate_before is not None and each.rate > 2 * each.rate_before and each.rate >= 0.5
-    ]
-    rising.sort(key=lambda pair: -pair[0])
-    lines += [
-        f"route {each.route}: {each.rate:.1f} requests a second, {each.rate_before:.1f} before"
-        for _, each in rising[:most]
-    ]
-    return lines

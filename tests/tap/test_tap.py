@@ -18,13 +18,14 @@ from sentinel_agent.capture.base import CapturePlan
 from sentinel_agent.clock import SystemClock
 from sentinel_agent.core.model import Target
 from sentinel_agent.errors import TargetError
+from sentinel_agent.findings.requests import RequestsDocument, in_words
 from sentinel_agent.probes.base import Moment, Subject
 from sentinel_agent.proxy.config import parse_proxy
 from sentinel_agent.proxy.inflight import SLOTS, InFlightTable, InFlightView
 from sentinel_agent.proxy.messages import HEADER_BYTES, Batch, Hello, decode, encode, frame_length
 from sentinel_agent.proxy.tap import MAX_HELD, Tap
 from sentinel_agent.proxy.worker import Worker
-from sentinel_agent.tap.capture import RequestsCapture, RequestsDocument, RouteRate, in_words
+from sentinel_agent.tap.capture import RequestsCapture
 from sentinel_agent.tap.hub import TapHub
 from sentinel_agent.tap.probe import ProxyProbe
 from tests.proxy.support import GET, OK, Proxy, answering, bound, read_head, upstream
@@ -254,10 +255,3 @@ def test_messages_are_what_they_were() -> None:
     assert decode(data[HEADER_BYTES:], Hello) == hello
     with pytest.raises(msgspec.ValidationError):
         decode(data[HEADER_BYTES:], Batch)
-
-
-def test_the_route_that_grew_the_most_comes_first() -> None:
-    """By how many times as much it has: a new one before a busy one that fluctuates; the steady ones not at all."""
-    rates = (RouteRate("steady", 50.0, 45.0), RouteRate("busy", 30.0, 12.0), RouteRate("new", 7.0, 0.0))
-    lines = in_words(RequestsDocument((), (*rates, RouteRate("unknown", 9.0, None))))
-    assert [line.split(":")[0] for line in lines] == ["route new", "route busy"]

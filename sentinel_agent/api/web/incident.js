@@ -147,6 +147,17 @@ function answer(incident, timeline, tasks, faults) {
   );
 }
 
+/**
+ * A threshold in the unit of its metric; `diff` is percent over the baseline.
+ * @param {string} name
+ * @param {any} value
+ * @param {string} unit
+ */
+function limit(name, value, unit) {
+  if (typeof value !== "number") return value;
+  return name === "diff" ? `${value}%` : reading(value, unit);
+}
+
 /** @param {any} incident */
 function facts(incident) {
   const target = incident.target;
@@ -158,7 +169,7 @@ function facts(incident) {
     ["Process", `${target.pid} ${target.name}`, target.python ? `Python ${target.python} on ${incident.host}` : incident.host],
     ["Value", reading(incident.value, incident.unit), incident.metric],
     ["Usual", reading(incident.baseline, incident.unit), "baseline"],
-    ["Reason", incident.reason, limits.map(([name, value]) => `${name} ${value}`).join(", ")],
+    ["Reason", incident.reason, limits.map(([name, value]) => `${name} ${limit(name, value, incident.unit)}`).join(", ")],
     ["Sealed", `${duration(incident.sealed_time - incident.time)} after the trigger`],
     ["Target paused", incident.longest_pause_us ? `at most ${figure(incident.longest_pause_us)} µs` : "never", incident.lost_samples ? `${incident.lost_samples} samples lost` : ""],
   ];
