@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from sentinel_agent.proxy import flags
 from sentinel_agent.proxy.exchange import Exchange
 from sentinel_agent.proxy.lean import begin
+from sentinel_agent.proxy.recovery import client_left, expired, refused
 from sentinel_agent.proxy.wheel import NOWHERE
 from sentinel_agent.proxy.wire.body import ChunkedBody
 from sentinel_agent.proxy.wire.buffer import HeadBuffer
@@ -126,7 +127,7 @@ class Downstream(asyncio.Protocol):
         self.listener.worker.wheel.drop(self)
         exchange = self.exchange
         if exchange is not None:
-            exchange.client_left()
+            client_left(exchange)
         elif self._reading_head and self._heads.held and not self._lingering:
             self.listener.note_fault(self, flags.CLIENT_LEFT, 0, "the client left in the middle of a head")
 
@@ -149,7 +150,7 @@ class Downstream(asyncio.Protocol):
         elif self.exchange is None:
             self.refuse(WireError(408, "the head did not come in time"), flags.CLIENT_TIMEOUT)
         else:
-            self.exchange.expired(now)
+            expired(self.exchange, now)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -259,7 +260,7 @@ class Downstream(asyncio.Protocol):
             flag = flags.TOO_LARGE if error.status == 413 else flags.CLIENT_FAULT
         exchange = self.exchange
         if exchange is not None:
-            exchange.refused(flag, error.status, error.message)
+            refused(exchange, flag, error.status, error.message)
             return
         self.listener.note_fault(self, flag, error.status, error.message)
         self.transport.write(reply(error.status, f"{error.message}\n".encode(), close=True))
@@ -268,7 +269,7 @@ class Downstream(asyncio.Protocol):
     def _internal_fault(self, error: Exception) -> None:
         exchange = self.exchange
         if exchange is not None:
-            exchange.refused(flags.INTERNAL, 500, f"{type(error).__name__}: {error}")
+            refused(exchange, flags.INTERNAL, 500, f"{type(error).__name__}: {error}")
         else:
             self.close()
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import httptools
 
+from sentinel_agent.proxy.accounting import SLOW_SECONDS, account
 from sentinel_agent.proxy.exchange import Exchange
+from sentinel_agent.proxy.forwarding import added_lines
 from sentinel_agent.proxy.stats import bucket
 from sentinel_agent.proxy.wire.head import END, RESPONSE_PATTERN, RequestHead, is_host, parse_request
 
@@ -29,8 +31,6 @@ _REQUEST: Final = re.compile(rb"(GET|DELETE|OPTIONS) (/[\x21\x22\x24-\x7e]*+) HT
 _STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-4][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n")
 _EMPTY: Final = frozenset((b"204", b"205", b"304"))
 _MAX_ANSWER_LINES = 100
-SLOW_SECONDS = 1.0
-"""A request that took longer is worth telling the agent of."""
 
 
 class LeanExchange(Exchange):
@@ -70,7 +70,7 @@ class LeanExchange(Exchange):
             self.slot = table.enter(worker.wall(now), route.number, trace, self._raw)
         server = connection.server
         self.cluster, self.server, self.connection = cluster, server, connection
-        self._counted = self._sent = True
+        self.counted = self.sent = True
         self.tries = 1
         cluster.active += 1
         server.active += 1
@@ -78,10 +78,10 @@ class LeanExchange(Exchange):
         if route.passthrough:
             connection.transport.write(self._raw)
         else:
-            added = self.added_lines(route, server, self._line[2], None)
+            added = added_lines(self, route, server, self._line[2], None)
             connection.transport.write(b"%b%b\r\n" % (self._raw[:-2], added))
         self.sent_time = worker.now()
-        self._total = total = now + spec.timeout
+        self.total_deadline = total = now + spec.timeout
         each = spec.retry.per_try_timeout
         worker.wheel.arm(self.downstream, total if each is None else min(total, now + each))
 
@@ -121,7 +121,7 @@ class LeanExchange(Exchange):
         stats.own[bucket(int((seconds - self.head_time + self.sent_time) * 1e6))] += 1
         try:
             if worker.access_log is not None or self.place is not None or seconds >= SLOW_SECONDS:
-                worker.account(self, seconds, None, "")
+                account(self, seconds)
         finally:
             downstream.finished(close=False, now=now)
 

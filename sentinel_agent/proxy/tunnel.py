@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sentinel_agent.proxy import flags
+from sentinel_agent.proxy.accounting import settle
 from sentinel_agent.proxy.records import RequestRecord
 from sentinel_agent.proxy.relay import Relay
 
@@ -33,7 +34,7 @@ def join_upgraded(
         exchange.bytes_in += relay.left.carried
         exchange.bytes_out += relay.right.carried
         exchange.over = True
-        exchange.settle(worker.now())
+        settle(exchange, worker.now())
 
     worker.wheel.drop(downstream)
     worker.wheel.drop(connection)

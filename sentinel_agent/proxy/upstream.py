@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from sentinel_agent.proxy.answering import answered
 from sentinel_agent.proxy.lean import LeanExchange, end
+from sentinel_agent.proxy.recovery import upstream_lost
 from sentinel_agent.proxy.wheel import NOWHERE
 from sentinel_agent.proxy.wire.buffer import HeadBuffer
 
@@ -62,7 +64,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:  # nobody asked: a second answer, or what belongs to none
             self.close()
         elif type(exchange) is not LeanExchange or exchange.response is not None or not end(exchange, data):
-            exchange.answered(data)
+            answered(exchange, data)
 
     def eof_received(self) -> None:
         """The server says no more; asyncio closes the connection."""
@@ -76,7 +78,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.server.idle.remove(self)
         exchange = self.exchange
         if exchange is not None:
-            exchange.upstream_lost(exc)
+            upstream_lost(exchange, exc)
 
     def pause_writing(self) -> None:
         """The server does not read: the client is not read from either."""

@@ -11,16 +11,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import httptools
-import msgspec
 
 from sentinel_agent.proxy import flags
 from sentinel_agent.proxy.accesslog import AccessLog
 from sentinel_agent.proxy.cluster import ClusterPool, Server
 from sentinel_agent.proxy.filters import Reply
-from sentinel_agent.proxy.lean import SLOW_SECONDS
 from sentinel_agent.proxy.limiter import AdaptiveLimiter
 from sentinel_agent.proxy.listener import HttpListener, TcpListener
-from sentinel_agent.proxy.records import RequestRecord
+from sentinel_agent.proxy.recovery import connect_failed, refused
 from sentinel_agent.proxy.tracing import Tracer
 from sentinel_agent.proxy.upstream import UpstreamConnection
 from sentinel_agent.proxy.wheel import SLOTS_PER_SECOND, Wheel
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.config import ProxyConfig
     from sentinel_agent.proxy.downstream import Downstream
     from sentinel_agent.proxy.exchange import Exchange
+    from sentinel_agent.proxy.records import RequestRecord
     from sentinel_agent.proxy.relay import Relay
     from sentinel_agent.proxy.routes import CompiledRoute
     from sentinel_agent.proxy.tap import Tap
@@ -80,7 +79,7 @@ class Worker:
                 self.http.append(HttpListener(self, spec, self.clusters, config.tracing))
         log_spec = config.access_log
         self.access_log = AccessLog(log_spec.path, log_spec.buffer) if log_spec.path is not None else None
-        self._tap = tap
+        self.tap = tap
         self.inflight = tap.table if tap is not None else None
         for number, route in enumerate(route for listener in self.http for route in listener.routes):
             route.number = number
@@ -114,8 +113,8 @@ class Worker:
         self.spawn(self._flush(), "flush")
         if self.config.adaptive_limit.mode != "off":
             self.spawn(self._watch_level(), "adaptive limit")
-        if self._tap is not None:
-            self.spawn(self._tap.run(self), "tap")
+        if self.tap is not None:
+            self.spawn(self.tap.run(self), "tap")
 
     async def _listen(self, factory: Callable[[], asyncio.Protocol], name: str) -> None:
         server = await self._loop.create_server(factory, sock=self._sockets[name], backlog=BACKLOG)
@@ -136,14 +135,14 @@ class Worker:
         while (self.exchanges or self.relays) and self.now() < deadline:  # noqa: ASYNC110 - once in its life
             await asyncio.sleep(0.02)
         await self._break_off(clients)
-        if self._tap is not None:
-            self._tap.close()
+        if self.tap is not None:
+            self.tap.close()
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.close)
 
     async def _break_off(self, clients: list[Downstream]) -> None:
         for exchange in tuple(self.exchanges):
-            exchange.refused(flags.DRAINED, 503, "the proxy is being stopped")
+            refused(exchange, flags.DRAINED, 503, "the proxy is being stopped")
         for relay in tuple(self.relays):
             relay.end()
         for task in tuple(self._tasks):
@@ -237,12 +236,12 @@ class Worker:
         except (OSError, TimeoutError) as error:
             number = error.errno or 0
             words = os.strerror(number) if number > 0 else str(error) or "no connection in time"
-            exchange.connect_failed(f"{server.address}: {words}")
+            connect_failed(exchange, f"{server.address}: {words}")
             return
         finally:
             cluster.pending -= 1
         if connection.closing:
-            exchange.connect_failed(f"{server.address}: closed at once")
+            connect_failed(exchange, f"{server.address}: closed at once")
         elif exchange.over:
             connection.release(self.now())
         else:
@@ -307,60 +306,11 @@ class Worker:
             exchange.proceed()
         except Exception as error:
             log.exception("internal fault in a filter of route %s", exchange.route.name)
-            exchange.refused(flags.INTERNAL, 500, f"{type(error).__name__} in a filter")
-
-    def account(self, exchange: Exchange, seconds: float, flag: flags.Flag | None, detail: str) -> None:
-        """A request is over: make its record, where somebody wants it."""
-        place, route = exchange.place, exchange.route
-        sampled = place is not None and bool(place.context.sampled)
-        notable = sampled or flag is not None or exchange.status >= 500 or seconds >= SLOW_SECONDS
-        if self.access_log is None and not (notable and self._tap is not None):
-            return
-        cluster, downstream = exchange.cluster, exchange.downstream
-        method, path, host = exchange.names()
-        server = exchange.server
-        record = RequestRecord(
-            self._wall_offset + exchange.start_time,
-            downstream.listener.spec.name,
-            route.name if route is not None else "",
-            cluster.name if cluster is not None else "",
-            server.address if server is not None else "",
-            downstream.client,
-            method,
-            path,
-            host,
-            exchange.status,
-            seconds,
-            exchange.head_time - exchange.first_try if exchange.head_time else 0.0,
-            exchange.bytes_in,
-            exchange.bytes_out,
-            exchange.tries,
-            flag.code if flag is not None else "",
-            detail,
-            f"{place.context.trace_id:032x}" if place is not None else "",
-        )
-        if sampled and place is not None:
-            caller = exchange.head.fields.get(b"sw8", b"").decode("latin-1") if place.parent else ""
-            record = record_with_spans(record, place.server, place.parent, place.context.span_id, caller)
-        self.keep(record, notable=notable)
+            refused(exchange, flags.INTERNAL, 500, f"{type(error).__name__} in a filter")
 
     def keep(self, record: RequestRecord, *, notable: bool) -> None:
         """To the access log, and to the agent if it is worth it."""
         if self.access_log is not None:
             self.access_log.add(record)
-        if notable and self._tap is not None:
-            self._tap.keep(record)
-
-
-def record_with_spans(
-    record: RequestRecord, span: int, parent: int, client: int, sw8: str = ""
-) -> RequestRecord:
-    """The record of a sampled request."""
-    return msgspec.structs.replace(
-        record,
-        span=f"{span:016x}",
-        parent=f"{parent:016x}" if parent else "",
-        client_span=f"{client:016x}",
-        sampled=True,
-        sw8=sw8,
-    )
+        if notable and self.tap is not None:
+            self.tap.keep(record)
