@@ -246,7 +246,7 @@ def test_the_demo_saves_all_three_incidents(tmp_path: Path) -> None:
     """Without a terminal the tour ends by itself; each fault has its incident, the spike's names the function."""
     done = sentinel("demo", "--once", "--data-dir", str(tmp_path))
     assert {row["rule"] for row in listed(tmp_path)} == {"cpu-spike", "task-leak", "memory-growth"}
-    assert "hottest: checksum_every_row" in done.stdout
+    assert "(route report): checksum_every_row" in done.stdout
     assert re.search(r"on the event loop for .*: GET /report\?seconds=3, route report", done.stdout)
     for route in ("subscribe", "cached"):
         assert f"route {route}: " in done.stdout

@@ -60,7 +60,7 @@ def test_the_main_job_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     )
     assert where.startswith(str(tmp_path))
     said = run(program, "demo", "--once", "--data-dir", data, cwd=tmp_path)
-    assert "hottest: checksum_every_row" in said
+    assert "(route report): checksum_every_row" in said
     rows = json.loads(run(program, "incidents", "list", "--json", "--data-dir", data, cwd=tmp_path))
     assert {row["rule"] for row in rows} == {"cpu-spike", "task-leak", "memory-growth"}
     rules = json.loads(run(program, "rules", "list", "--json", "--data-dir", data, cwd=tmp_path))
