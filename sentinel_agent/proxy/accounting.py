@@ -8,7 +8,7 @@ import msgspec
 
 from sentinel_agent.proxy import flags
 from sentinel_agent.proxy.records import RequestRecord
-from sentinel_agent.proxy.stats import bucket
+from sentinel_agent.proxy.stats import bucket_of
 
 if TYPE_CHECKING:
     from sentinel_agent.proxy.exchange import Exchange
@@ -41,10 +41,10 @@ def settle(exchange: Exchange, now: float) -> None:
         stats.bytes_in += exchange.bytes_in
         stats.bytes_out += exchange.bytes_out
         stats.classes[exchange.status // 100] += 1
-        stats.latency[bucket(int(seconds * 1e6))] += 1
+        stats.latency[bucket_of(seconds)] += 1
         if exchange.head_time:  # the proxy's own share: all but the wait for the upstream's head
             own = seconds - (exchange.head_time - exchange.sent_time)
-            stats.own[bucket(int(own * 1e6))] += 1
+            stats.own[bucket_of(own)] += 1
         if flag is not None:
             stats.flags[flag.code] = stats.flags.get(flag.code, 0) + 1
             stats.self_failed += flag.ours

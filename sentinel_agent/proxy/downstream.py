@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NOTHING_SEEN = (None, b"")
 LINGER_SECONDS = 2.0
 """How long what a client still sends is read and thrown away, so that it gets our last answer and no reset."""
 LINGER_BYTES = 1024 * 1024
@@ -51,6 +52,7 @@ class Downstream(asyncio.Protocol):
         "full",
         "listener",
         "paused",
+        "seen_fields",
         "slot",
         "transport",
     )
@@ -67,6 +69,9 @@ class Downstream(asyncio.Protocol):
         self.paused = False
         self.deadline = 0.0
         self.slot = NOWHERE
+        self.seen_fields: tuple[bytes | None, bytes] = (
+            _NOTHING_SEEN  # the last plain header lines, and their host
+        )
         self._heads = HeadBuffer(listener.limits.head, 431)
         self._held = b""
         self._body_left = 0

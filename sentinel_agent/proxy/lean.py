@@ -17,7 +17,7 @@ import httptools
 from sentinel_agent.proxy.accounting import SLOW_SECONDS, account
 from sentinel_agent.proxy.exchange import Exchange
 from sentinel_agent.proxy.forwarding import added_lines
-from sentinel_agent.proxy.stats import bucket
+from sentinel_agent.proxy.stats import bucket_of
 from sentinel_agent.proxy.wire.head import END, RESPONSE_PATTERN, RequestHead, is_host, parse_request
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class LeanExchange(Exchange):
         stats.bytes_in += self.bytes_in
         stats.bytes_out += size
         stats.classes[self.status // 100] += 1
-        stats.latency[bucket(int(seconds * 1e6))] += 1
-        stats.own[bucket(int((seconds - self.head_time + self.sent_time) * 1e6))] += 1
+        stats.latency[bucket_of(seconds)] += 1
+        stats.own[bucket_of(seconds - self.head_time + self.sent_time)] += 1
         try:
             if worker.access_log is not None or self.place is not None or seconds >= SLOW_SECONDS:
                 account(self, seconds)
@@ -129,39 +129,21 @@ class LeanExchange(Exchange):
 def begin(downstream: Downstream, data: bytes) -> bool:  # noqa: PLR0911 - each return is one thing that is not plain
     """Send a plain request on; False if it is none, or cannot go at once."""
     line = _REQUEST.match(data)
-    listener = downstream.listener
-    if line is None or data.find(END) != len(data) - 4 or len(data) > listener.lean_bytes:
+    if line is None:
         return False
-    host, found = None, listener.pattern.findall(data, line.end() - 1)
-    if len(found) > 2:
-        return False
-    for name, value in found:
-        low = name.lower()
-        if low == b"host" and host is None:
-            host = value
-        elif low != b"connection" or value.lower() != b"keep-alive":
-            return False
-    target = line[2]
-    if host is None or not is_host(host) or b"/." in target or b"/%2" in target:
+    listener, fields, target = downstream.listener, data[line.end() :], line[2]
+    seen = downstream.seen_fields
+    host = seen[1] if seen[0] == fields else _plain_host(downstream, data, line.end())
+    if host is None or b"/." in target or b"/%2" in target or len(data) > listener.lean_bytes:
         return False
     route, worker = listener.plain_route(target), listener.worker
-    if (
-        route is None
-        or not route.lean
-        or route.held is not None
-        or worker.draining
-        or data.count(b"\n") > listener.limits.headers + 2
-    ):
+    if route is None or not route.lean or route.held is not None or worker.draining:
         return False
+    downstream.seen_fields = (fields, host)
     cluster = route.pools[0][1]
     now = worker.now()
     server = cluster.pick(b"", now)
     if server is None or not server.idle or cluster.active >= cluster.most:
-        return False
-    try:
-        worker.request_judge.feed_data(data)
-    except httptools.HttpParserError:
-        worker.new_judges()
         return False
     connection = server.idle.pop()
     if connection.closing:
@@ -175,6 +157,35 @@ def begin(downstream: Downstream, data: bytes) -> bool:  # noqa: PLR0911 - each 
         return True
     exchange.send_plain(route, cluster, connection)
     return True
+
+
+def _plain_host(downstream: Downstream, data: bytes, fields: int) -> bytes | None:
+    """The host of a request whose header lines, from `fields` on, are whole, sound and plain; None where they are not.
+
+    A client repeats most of them on a connection, so what was found is good for the same bytes after any other line.
+    """
+    listener = downstream.listener
+    if data.find(END) != len(data) - 4 or data.count(b"\n") > listener.limits.headers + 2:
+        return None
+    host: bytes | None = None
+    found = listener.pattern.findall(data, fields - 1)
+    if len(found) > 2:
+        return None
+    for name, value in found:
+        low = name.lower()
+        if low == b"host" and host is None:
+            host = value
+        elif low != b"connection" or value.lower() != b"keep-alive":
+            return None
+    if host is None or not is_host(host):
+        return None
+    worker = listener.worker
+    try:
+        worker.request_judge.feed_data(data)
+    except httptools.HttpParserError:
+        worker.new_judges()
+        return None
+    return host
 
 
 def end(exchange: LeanExchange, data: bytes) -> bool:  # noqa: PLR0911 - as above

@@ -38,7 +38,7 @@ class HttpListener:
         self.spec = spec
         self.scheme = b"http"
         self.limits = Limits(spec.limits.head, spec.limits.target, spec.limits.headers)
-        self.lean_bytes = min(spec.limits.head, 16 * 1024)
+        self.lean_bytes = min(spec.limits.head, spec.limits.target, 16 * 1024)
         self.pattern = request_pattern(spec)
         self.routes = [CompiledRoute(spec, route, tracing) for route in spec.routes]
         for route in self.routes:

@@ -21,6 +21,16 @@ def bucket(microseconds: int) -> int:
     return (high << 2) + (min(microseconds, _LARGEST) >> high)
 
 
+# Of each duration under 65,536 us; a bucket is as wide as its power of two says.
+_BUCKET_OF: Final = b"".join(bytes((index,)) * (1 << max(0, index - 4 >> 2)) for index in range(60))
+
+
+def bucket_of(seconds: float) -> int:
+    """`bucket` of a duration in seconds; those under 65 ms, nearly all, are looked up."""
+    microseconds = int(seconds * 1e6)
+    return _BUCKET_OF[microseconds] if 0 <= microseconds < len(_BUCKET_OF) else bucket(microseconds)
+
+
 def upper_bound(index: int) -> float:
     """The largest duration of a bucket, in seconds."""
     if index < 4:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.config import Tracing
 
 _FIELDS = frozenset(TRACE_FIELDS)
+_SPAN = (1 << 64) - 1
+_tuple = tuple.__new__
 
 
 class Place(NamedTuple):
@@ -42,10 +44,12 @@ class Tracer:
     def begin(self, fields: Mapping[bytes, bytes]) -> Place:
         """The place of a request with these header fields."""
         bits = self._bits
-        found = None if _FIELDS.isdisjoint(fields) else read_context(fields, self._read)
+        found = read_context(fields, self._read) if fields and not _FIELDS.isdisjoint(fields) else None
+        if found is None:  # on the path of nearly every request: one draw, and tuples without their `__new__`
+            number = bits(256)
+            context = (number >> 128 or 1, number & _SPAN or 1, self._random.random() < self._share, b"", "")
+            return _tuple(Place, (_tuple(TraceContext, context), number >> 64 & _SPAN or 1, 0))
         server, client = bits(64) or 1, bits(64) or 1
-        if found is None:
-            return Place(TraceContext(bits(128) or 1, client, self._random.random() < self._share), server, 0)
         sampled = found.sampled
         if sampled is None:
             sampled = self._random.random() < self._share

@@ -37,6 +37,7 @@ clusters:
 tracing: {sampling: 50}
 """
 CONFIG = parse_text(TEXT)
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Wire:
@@ -217,6 +218,10 @@ def both(exchanges: list[tuple[bytes, list[bytes]]]) -> tuple[int, Any, Any]:
         )
     ]
 )
+@example([(b"GET / HTTP/1.1\r\n", [])])
+@example([(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", [OK]), (b"GET / HTTP/1.1\r\n", [])])
+@example([(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", [OK]), (b"POST /only HTTP/1.1\r\nHost: h\r\n\r\n", [OK])])
+@example([(b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n" % (b"x" * 9000), [OK])])
 def test_both_ways_come_to_the_same(exchanges: list[tuple[bytes, list[bytes]]]) -> None:
     """Whatever a client and an upstream write, plain or not, whole or cut."""
     _, short, long = both(exchanges)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_agent.proxy.bucket import TokenBucket
-from sentinel_agent.proxy.stats import BUCKETS, bucket, quantile, upper_bound
+from sentinel_agent.proxy.stats import BUCKETS, bucket, bucket_of, quantile, upper_bound
 
 
 @given(st.integers(0, 2**33 - 1))
@@ -16,6 +16,12 @@ def test_a_bucket_holds_its_durations(microseconds: int) -> None:
     assert 0 <= index < BUCKETS
     assert microseconds / 1e6 < upper_bound(index)
     assert upper_bound(index) <= max(1, microseconds * 1.25 + 1) / 1e6 + 1e-12
+
+
+def test_looking_a_bucket_up_is_computing_it() -> None:
+    """Every duration in the table, the first ones beyond it, and clocks that went backwards."""
+    for microseconds in (*range(70_000), -5):
+        assert bucket_of((microseconds + 0.5) / 1e6) == bucket(int(microseconds + 0.5))
 
 
 def test_durations_beyond_any_are_in_the_last_bucket() -> None:
