@@ -6,9 +6,13 @@ import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from sentinel_agent.proxy.config import parse_proxy
+from sentinel_agent.proxy.filters import loading
 from sentinel_agent.proxy.tap import Tap
 from sentinel_agent.proxy.worker import Worker
 
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    import pytest
+
+    from sentinel_agent.proxy.filters import Hooks
     from sentinel_agent.proxy.records import RequestRecord
 
 Script = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
@@ -180,6 +187,22 @@ async def serving(config: Any, log: Path) -> AsyncIterator[Proxy]:
         await asyncio.sleep(0.05)  # transports close in the loop's next rounds
         for sock in sockets.values():
             sock.close()
+
+
+class NoOptions(msgspec.Struct):
+    """Of a filter that takes none."""
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **hooks: Hooks) -> None:
+    """Let these filters be installed, beside those that are."""
+
+    def plug(each: Hooks) -> Any:
+        factory = lambda _: SimpleNamespace(hooks=each)  # noqa: E731 - it gets an attribute
+        factory.Options = NoOptions  # type: ignore[attr-defined]
+        return SimpleNamespace(load=lambda: factory)
+
+    found = {**loading.installed(), **{name: plug(each) for name, each in hooks.items()}}
+    monkeypatch.setattr(loading, "installed", lambda: found)
 
 
 def status_of(answer: bytes) -> int:
