@@ -138,9 +138,22 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy(
-    tmp_path: Path, *ports: int, route: str = "", listener: str = "", cluster: str = "", more: str = ""
+    tmp_path: Path,
+    *ports: int,
+    route: str = "",
+    listener: str = "",
+    cluster: str = "",
+    more: str = "",
+    **others: int,
 ) -> AsyncIterator[Proxy]:
-    """A worker with one HTTP listener and a cluster `back` of these ports; the strings are further YAML keys."""
+    """A worker with one HTTP listener and a cluster `back` of these ports; the strings are further YAML keys.
+
+    `others` are further clusters, each with its port.
+    """
+    beside = "".join(
+        f'\n  - {{name: {name}, endpoints: [{{address: "127.0.0.1:{port}"}}]}}'
+        for name, port in others.items()
+    )
     endpoints = ", ".join(f'{{address: "127.0.0.1:{port}"}}' for port in ports)
     log = tmp_path / "access.log"
     text = f"""
@@ -151,7 +164,7 @@ listeners:
     routes:
       - {{name: all, cluster: back, {route}}}
 clusters:
-  - {{name: back, endpoints: [{endpoints}], {cluster}}}
+  - {{name: back, endpoints: [{endpoints}], {cluster}}}{beside}
 access_log: {{path: {log}}}
 {more}
 """
