@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qs
+
+import msgspec
 
 from sentinel_agent.proxy.filters import Hooks, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sentinel_agent.proxy.filters import Request, Value
+    from sentinel_agent.proxy.filters import Request
 
 MAX_REPORT_SECONDS = 10.0
 MAX_ANSWER_MIB = 64
@@ -59,17 +59,27 @@ def _number(request: Request, name: str, default: float) -> float:
     return float(query.get(name, [str(default)])[0])
 
 
-def fault(config: Mapping[str, Value]) -> Hooks:
-    """The filter `demo-fault`: `kind` is one of report, subscribe, cached; `upstream` HOST:PORT for subscribe."""
-    if config["kind"] == "report":
-        return Hooks(request=_report)
-    if config["kind"] == "cached":
-        return Hooks(request=_cached)
-    host, _, port = str(config["upstream"]).rpartition(":")
+class FaultOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which fault; `upstream` HOST:PORT for subscribe."""
 
-    async def subscribe(_: Request) -> Reply:
+    kind: Literal["report", "subscribe", "cached"]
+    upstream: str = "127.0.0.1:80"
+
+
+class Fault:
+    """The filter `demo-fault`."""
+
+    Options = FaultOptions
+
+    def __init__(self, options: FaultOptions) -> None:
+        if options.kind == "subscribe":
+            self.hooks = Hooks(request=self._subscribe)
+        else:
+            self.hooks = Hooks(request=_report if options.kind == "report" else _cached)
+        self._upstream = options.upstream
+
+    async def _subscribe(self, request: Request) -> Reply:
+        host, _, port = self._upstream.rpartition(":")
         task = asyncio.create_task(wait_for_events(host, int(port)), name="subscription")
         _subscriptions.add(task)
         return Reply(200, b"subscribed")
-
-    return Hooks(request_async=subscribe)

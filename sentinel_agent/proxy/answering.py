@@ -6,20 +6,25 @@ import logging
 from typing import TYPE_CHECKING
 
 from sentinel_agent.proxy import flags
+from sentinel_agent.proxy.encoding import Encoding
+from sentinel_agent.proxy.filtering import run_response_filters
 from sentinel_agent.proxy.recovery import retry_status, upstream_broke
 from sentinel_agent.proxy.tunnel import join_upgraded
-from sentinel_agent.proxy.view import ResponseView
 from sentinel_agent.proxy.wire.body import ChunkedBody
 from sentinel_agent.proxy.wire.edit import lines_pattern, response_head
 from sentinel_agent.proxy.wire.faults import WireError
 from sentinel_agent.proxy.wire.head import parse_response
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sentinel_agent.proxy.exchange import Exchange
+    from sentinel_agent.proxy.filters import Encoder
     from sentinel_agent.proxy.wire.head import ResponseHead
 
 log = logging.getLogger(__name__)
 
+_FRAMING = frozenset((b"transfer-encoding", b"content-length"))
 _TRANSFER_ENCODING = lines_pattern((b"transfer-encoding",))
 _JOIN_BYTES = 16 * 1024
 
@@ -64,29 +69,40 @@ def _begin(exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
     exchange.response = response
     exchange.status = response.status
     exchange.head_time = exchange.worker.now()
-    close = exchange.close_after = (
+    exchange.close_after = (
         not head.keep_alive or response.until_close or not exchange.body_done or exchange.worker.draining
     )
     removed, added = route.response_removed, route.response_added
+    view = run_response_filters(exchange, response)
+    if view is not None and (view.edits or view.encoders):
+        added += view.lines()
+        names = {*route.response_names, *view.names()}
+        if view.encoders:
+            names |= _FRAMING
+            added += _encode(exchange, view.encoders)
+        removed = lines_pattern(names)
     if response.chunked:
         exchange.answer_chunks = ChunkedBody(502)
         if not head.minor:
-            exchange.dechunk = exchange.close_after = close = True
-            removed = _TRANSFER_ENCODING if removed is None else removed
+            exchange.dechunk = exchange.close_after = True
     else:
         exchange.answer_left = response.length or 0
-    if exchange.view is not None:
-        view = ResponseView(response)
-        for hooks in route.hooks:
-            if hooks.response is not None:
-                hooks.response(exchange.view, view)
-        if view.edits:
-            added += view.lines()
-            removed = lines_pattern(view.names())
+    close = exchange.close_after
     out = response_head(response, close=close, minor=head.minor, removed=removed, added=added)
-    if exchange.dechunk and removed is not _TRANSFER_ENCODING:
+    if exchange.dechunk and exchange.encoding is None:
         out = _TRANSFER_ENCODING.sub(b"", out)
     _relay(exchange, out, rest)
+
+
+def _encode(exchange: Exchange, encoders: Sequence[Encoder]) -> bytes:
+    """The body will go through these; the lines that frame it."""
+    chunked = bool(exchange.head.minor)
+    exchange.encoding = Encoding(encoders, chunked=chunked)
+    exchange.dechunk = True
+    if chunked:
+        return b"Transfer-Encoding: chunked\r\n"
+    exchange.close_after = True
+    return b""
 
 
 def _relay(exchange: Exchange, out: bytes, data: bytes) -> None:
@@ -110,6 +126,9 @@ def _relay(exchange: Exchange, out: bytes, data: bytes) -> None:
             data, extra = data[:left], True
         left = exchange.answer_left = left - len(data)
         done = not left
+    encoding = exchange.encoding
+    if encoding is not None:
+        data = encoding.end(data) if done else encoding.feed(data)
     transport = exchange.downstream.transport
     if not out:
         transport.write(data)

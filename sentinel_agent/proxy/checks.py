@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sentinel_agent.config.decode import close_match
 from sentinel_agent.config.hints import Place, format_path
 from sentinel_agent.errors import Fault
+from sentinel_agent.proxy.filters.loading import try_filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,13 +28,14 @@ class _Checks:
     def __init__(self, document: Document, config: ProxyConfig) -> None:
         self._document = document
         self._config = config
+        self._filters: list[Fault] = []
         self._clusters = [cluster.name for cluster in config.clusters]
 
     def faults(self) -> list[Fault]:
         """All of them."""
         return [
             Fault(self._document.where(path), format_path(path), message) for path, message in self._found()
-        ]
+        ] + self._filters
 
     def _found(self) -> Iterator[tuple[Place, str]]:
         config = self._config
@@ -84,6 +86,14 @@ class _Checks:
             yield from _template((*place, "regex_rewrite"), route.regex_rewrite)
         yield from _edits((*place, "request_headers"), route.request_headers)
         yield from _edits((*place, "response_headers"), route.response_headers)
+        if route.host_rewrite is not None and route.auto_host_rewrite:
+            yield (*place, "auto_host_rewrite"), "host_rewrite says what Host is"
+        for index, use in enumerate(route.filters):
+            at = (*place, "filters", index)
+            hooks, faults = try_filter(use, self._document.where, at)
+            self._filters += faults
+            for cluster in hooks.clusters if hooks is not None else ():
+                yield from self._known((*at, "config"), cluster)
 
     def _way(self, place: Place, route: Route) -> Iterator[tuple[Place, str]]:
         ways = [route.cluster is not None, bool(route.clusters), route.response is not None]
@@ -118,14 +128,18 @@ def _conditions(place: Place, route: Route) -> Iterator[tuple[Place, str]]:
 
 
 def _edits(place: Place, edits: HeaderEdits) -> Iterator[tuple[Place, str]]:
-    for name, value in edits.set.items():
+    for key, name, value in (*_named("set", edits.set), *_named("add", edits.add)):
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", name):
-            yield (*place, "set", name), "expected the name of a header"
+            yield (*place, key, name), "expected the name of a header"
         if not value.isprintable() or not value.isascii() or len(value) > 4000:
-            yield (*place, "set", name), "expected printable ASCII, at most 4000 characters"
-    for name in (*edits.set, *edits.remove):
+            yield (*place, key, name), "expected printable ASCII, at most 4000 characters"
+    for name in (*edits.set, *edits.add, *edits.remove):
         if name.lower() in _NOT_OURS:
             yield place, f"{name} frames the message and cannot be edited"
+
+
+def _named(key: str, lines: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    return ((key, name, value) for name, value in lines.items())
 
 
 def _template(place: Place, rewrite: RegexRewrite) -> Iterator[tuple[Place, str]]:

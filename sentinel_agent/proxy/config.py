@@ -6,7 +6,7 @@ Read with the loader of the agent's settings: YAML or TOML, every fault at once,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +28,7 @@ FieldName = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")]
 Text = Annotated[str, Meta(max_length=1000)]
 Path_ = Annotated[str, Meta(pattern=r"^/", max_length=1000)]
 Labels = dict[str, str]
+Percent = Annotated[float, Meta(ge=0, le=100, description="of the requests")]
 
 
 class HeaderMatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +73,7 @@ class HeaderEdits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Header lines that are replaced, added and taken out."""
 
     set: Annotated[dict[str, str], Meta(description="replaces the header of this name or adds it")] = {}
+    add: Annotated[dict[str, str], Meta(description="adds a line, beside those that are there")] = {}
     remove: Annotated[tuple[FieldName, ...], Meta(max_length=50)] = ()
 
 
@@ -119,7 +121,11 @@ class FilterUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A filter by the name under which it was installed (entry point `sentinel_agent.proxy_filters`)."""
 
     name: Name
-    config: Annotated[dict[str, str | int | float | bool], Meta(description="what the filter is given")] = {}
+    mode: Annotated[
+        Literal["enforce", "observe"],
+        Meta(description="observe: count what it would answer, change nothing"),
+    ] = "enforce"
+    config: Annotated[dict[str, Any], Meta(description="the options of the filter")] = {}
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,6 +152,9 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefix_rewrite: Annotated[Path_ | None, Meta(description="takes the place of `match.prefix`")] = None
     regex_rewrite: RegexRewrite | None = None
     host_rewrite: Annotated[Text | None, Meta(description="the Host that the upstream gets")] = None
+    auto_host_rewrite: Annotated[
+        bool, Meta(description="the Host that the upstream gets is its own address")
+    ] = False
     request_headers: HeaderEdits = HeaderEdits()
     response_headers: HeaderEdits = HeaderEdits()
     trace: Annotated[bool, Meta(description="take part in tracing: read and write the trace headers")] = True

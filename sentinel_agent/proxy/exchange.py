@@ -9,10 +9,11 @@ Here is its state and its way in. `forwarding` makes the head that goes upstream
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sentinel_agent.proxy import flags
+from sentinel_agent.proxy import answering, flags, recovery
 from sentinel_agent.proxy.accounting import settle
+from sentinel_agent.proxy.filtering import run_filters
 from sentinel_agent.proxy.filters import Reply
 from sentinel_agent.proxy.forwarding import upstream_head
 from sentinel_agent.proxy.recovery import fail
@@ -20,8 +21,11 @@ from sentinel_agent.proxy.view import RequestView
 from sentinel_agent.proxy.wire.reply import reply
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sentinel_agent.proxy.cluster import ClusterPool, Server
     from sentinel_agent.proxy.downstream import Downstream
+    from sentinel_agent.proxy.encoding import Encoding
     from sentinel_agent.proxy.routes import CompiledRoute
     from sentinel_agent.proxy.tracing import Place
     from sentinel_agent.proxy.upstream import UpstreamConnection
@@ -30,7 +34,10 @@ if TYPE_CHECKING:
 
 
 class Exchange:
-    """A request under way. `connection` is the upstream's, once there is one."""
+    """A request under way. `connection` is the upstream's, once there is one; `waiting` the task in which a filter waits."""
+
+    answered = answering.answered
+    upstream_lost = recovery.upstream_lost
 
     # Most of these never change in the life of a request: as defaults of the class they cost it nothing.
     route: CompiledRoute | None = None
@@ -40,6 +47,8 @@ class Exchange:
     response: ResponseHead | None = None
     place: Place | None = None
     view: RequestView | None = None
+    waiting: asyncio.Task[Any] | None = None
+    encoding: Encoding | None = None
     body_done = False
     over = False
     status = 0
@@ -93,10 +102,10 @@ class Exchange:
         if table is not None:
             trace = self.place.context.trace_id if self.place is not None else 0
             self.slot = table.enter(self.worker.wall(self.start_time), route.number, trace, self.head.raw)
-        if route.hooks:
+        if route.filters:
             self.view = RequestView(self)
             self.arm()
-            self.worker.run_filters(self, self.view)
+            run_filters(self)
             return
         self.proceed()
 
@@ -114,8 +123,8 @@ class Exchange:
         self.downstream.listener.limited += 1
         if spec.mode != "enforce":
             return False
-        wait = b"%d" % max(1, round(limit.wait()))
-        self.answer(Reply(429, b"rate limit\n", ((b"Retry-After", wait),)), flags.RATE_LIMITED)
+        wait = f"{max(1, round(limit.wait()))}"
+        self.answer(Reply(429, b"rate limit\n", (("Retry-After", wait),)), flags.RATE_LIMITED)
         return True
 
     def names(self) -> tuple[str, str, str]:
@@ -123,6 +132,19 @@ class Exchange:
         head = self.head
         host = head.fields.get(b"host", b"")
         return head.method.decode(), head.target.decode("latin-1"), host.decode("latin-1")
+
+    def trace_words(self) -> str:
+        """The trace, for the name of a task."""
+        return f" trace={self.place.context.trace_id:032x}" if self.place is not None else ""
+
+    def observe(self, words: str) -> None:
+        """Something only looked at what it would have done to this request: said in its record."""
+        self.detail = f"{self.detail}; {words}" if self.detail else words
+
+    def onward_head(self, address: str) -> bytes:
+        """Its head as a server at `address` would get it; nothing, where the route's rewrite makes no path."""
+        assert self.route is not None, "it was routed"
+        return upstream_head(self, self.route, address)
 
     def proceed(self) -> None:
         """The filters let it pass: choose a cluster and try."""
@@ -153,6 +175,9 @@ class Exchange:
         self.body_done = done
         if self.over:
             return
+        if self.view is not None:
+            for sink in self.view.sinks:
+                sink(data, done)
         limit = self.downstream.listener.spec.limits.buffer
         if not self.body_gone:
             if self.held_body is None:
@@ -169,6 +194,14 @@ class Exchange:
             self.arm()
         elif self.held_bytes > limit:
             self.downstream.pause_reading()
+
+    def pause_sender(self) -> None:
+        """The upstream does not read."""
+        self.downstream.pause_reading()
+
+    def resume_sender(self) -> None:
+        """The upstream reads again."""
+        self.downstream.resume_reading()
 
     def _let_go(self) -> None:
         """The body is too large to be kept for a second try."""
@@ -208,7 +241,7 @@ class Exchange:
         if route.passthrough and self.head.as_it_is:
             data = self.head.raw
         else:
-            data = upstream_head(self, route, server)
+            data = upstream_head(self, route, server.address)
             if not data:
                 fail(self, flags.INTERNAL, "the rewrite makes no path")
                 return
@@ -252,10 +285,17 @@ class Exchange:
         self.detail = self.detail or detail
         close = not self.head.keep_alive or not self.body_done or self.worker.draining
         self.status, self.flag = own.status, flag
-        lines = b"".join(b"%b: %b\r\n" % pair for pair in own.headers)
+        lines = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in own.headers)
         if not self.head.minor and not close:
             lines += b"Connection: keep-alive\r\n"
-        data = reply(own.status, own.body, close=close, head_only=self.head.method == b"HEAD", headers=lines)
+        data = reply(
+            own.status,
+            own.body,
+            close=close,
+            head_only=self.head.method == b"HEAD",
+            headers=lines,
+            typed=any(name.lower() == "content-type" for name, _ in own.headers),
+        )
         self.bytes_out += len(data)
         self.downstream.transport.write(data)
         self.finish(self.worker.now(), close=close)
@@ -263,6 +303,9 @@ class Exchange:
     def complete(self, *, reusable: bool) -> None:
         """The answer is whole; its connection goes back to the pool if it is `reusable`."""
         now = self.worker.now()
+        if self.encoding is not None and (rest := self.encoding.end()):
+            self.downstream.transport.write(rest)
+            self.bytes_out += len(rest)
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.server.active -= 1
@@ -278,6 +321,10 @@ class Exchange:
         if self.over:
             return
         self.over = True
+        if self.waiting is not None:
+            self.waiting.cancel()
+        if self.encoding is not None:
+            self.encoding.drop()
         try:
             settle(self, now)
         finally:  # a fault of ours in the books must not leave the client waiting

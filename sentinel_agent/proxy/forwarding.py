@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 from sentinel_agent.proxy.wire.edit import lines_pattern, request_head
 
 if TYPE_CHECKING:
-    from sentinel_agent.proxy.cluster import Server
     from sentinel_agent.proxy.exchange import Exchange
     from sentinel_agent.proxy.routes import CompiledRoute
 
 
-def upstream_head(exchange: Exchange, route: CompiledRoute, server: Server) -> bytes:
-    """The head of a request as `server` gets it; nothing, where the rewrite of the route makes no path."""
+def upstream_head(exchange: Exchange, route: CompiledRoute, address: str) -> bytes:
+    """The head of a request as the server at `address` gets it; nothing, where the rewrite of the route makes no path."""
     head = exchange.head
     fields = head.fields
     came = fields.get(b"x-forwarded-for") if exchange.downstream.listener.spec.trust_forwarded else None
-    added = added_lines(exchange, route, server, head.target, came, b"x-request-id" in fields)
+    added = added_lines(exchange, route, address, head.target, came, b"x-request-id" in fields)
     removed = None if route.removed.isdisjoint(fields) else route.removed_pattern
     view = exchange.view
     if view is not None and view.edits:
@@ -27,8 +26,8 @@ def upstream_head(exchange: Exchange, route: CompiledRoute, server: Server) -> b
     if target == b"":
         return b""
     host = route.spec.host_rewrite.encode() if route.spec.host_rewrite is not None else None
-    if host is None and b"host" not in fields:
-        host = server.address.encode()
+    if route.spec.auto_host_rewrite or (host is None and b"host" not in fields):
+        host = address.encode()
     upgrade = head.upgrade
     return request_head(
         head,
@@ -43,7 +42,7 @@ def upstream_head(exchange: Exchange, route: CompiledRoute, server: Server) -> b
 def added_lines(
     exchange: Exchange,
     route: CompiledRoute,
-    server: Server,
+    address: str,
     target: bytes,
     came: bytes | None,
     has_id: bool = False,
@@ -59,5 +58,5 @@ def added_lines(
         number = place.context.trace_id if place else exchange.worker.random.getrandbits(128)
         added += b"X-Request-Id: %032x\r\n" % number
     if place is not None:
-        added += exchange.worker.tracer.lines(place, target, server.address)
+        added += exchange.worker.tracer.lines(place, target, address)
     return added

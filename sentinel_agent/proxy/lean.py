@@ -78,7 +78,7 @@ class LeanExchange(Exchange):
         if route.passthrough:
             connection.transport.write(self._raw)
         else:
-            added = added_lines(self, route, server, self._line[2], None)
+            added = added_lines(self, route, server.address, self._line[2], None)
             connection.transport.write(b"%b%b\r\n" % (self._raw[:-2], added))
         self.sent_time = worker.now()
         self.total_deadline = total = now + spec.timeout

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sentinel_agent.proxy.bucket import TokenBucket
 from sentinel_agent.proxy.downstream import Downstream
-from sentinel_agent.proxy.filters import make_filter
+from sentinel_agent.proxy.filters.loading import make_filter
 from sentinel_agent.proxy.records import RequestRecord
 from sentinel_agent.proxy.relay import Waiting
 from sentinel_agent.proxy.routes import CompiledRoute, RouteTable, request_pattern
@@ -46,7 +46,7 @@ class HttpListener:
             route.lean = (
                 route.lean and len(route.pools) == 1 and route.pools[0][1].spec.load_balancer != "maglev"
             )
-            route.hooks = tuple(make_filter(use) for use in route.spec.filters)
+            route.filters = tuple(make_filter(use) for use in route.spec.filters)
             if route.spec.rate_limit is not None:
                 route.bucket = TokenBucket(
                     route.spec.rate_limit.rate, route.spec.rate_limit.burst, worker.now()

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
+from sentinel_agent.proxy.matching import header_test
 from sentinel_agent.proxy.stats import RouteStats
 from sentinel_agent.proxy.wire.edit import lines_pattern
 from sentinel_agent.proxy.wire.head import FORWARDED_FIELDS, REQUEST_FIELDS, TRACE_FIELDS, fields_pattern
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.bucket import TokenBucket
     from sentinel_agent.proxy.cluster import ClusterPool
     from sentinel_agent.proxy.config import HeaderEdits, HeaderMatch, Listener, QueryMatch, Route, Tracing
-    from sentinel_agent.proxy.filters import Hooks
+    from sentinel_agent.proxy.filters.loading import RouteFilter
     from sentinel_agent.proxy.limiter import Held
     from sentinel_agent.proxy.wire.head import RequestHead
 
@@ -33,7 +34,7 @@ _MAX_QUERY = 100
 class CompiledRoute:
     """A route and what can be known of it before any request. `removed` holds the fields that ours take the place of.
 
-    `bucket`, `hooks` and `pools` (clusters, each with the end of its share of 1) are filled in by the worker, `number` is its place
+    `bucket`, `filters` and `pools` (clusters, each with the end of its share of 1) are filled in by the worker, `number` is its place
     among all routes of the worker, `held` what the adaptive limiter lets it have.
     """
 
@@ -41,8 +42,8 @@ class CompiledRoute:
         "added",
         "bucket",
         "conditions",
+        "filters",
         "held",
-        "hooks",
         "lean",
         "lean_answer",
         "listener",
@@ -53,6 +54,7 @@ class CompiledRoute:
         "removed",
         "removed_pattern",
         "response_added",
+        "response_names",
         "response_removed",
         "spec",
         "stats",
@@ -66,7 +68,7 @@ class CompiledRoute:
         self.stats = RouteStats()
         self.bucket: TokenBucket | None = None
         self.held: Held | None = None
-        self.hooks: tuple[Hooks, ...] = ()
+        self.filters: tuple[RouteFilter, ...] = ()
         self.pools: tuple[tuple[float, ClusterPool], ...] = ()
         self.conditions = _conditions(spec)
         self.added = _lines(spec.request_headers)
@@ -81,18 +83,27 @@ class CompiledRoute:
         self.removed = frozenset(removed)
         self.removed_pattern = lines_pattern(removed) if removed else None
         self.response_added = _lines(spec.response_headers)
-        names = [name.encode() for name in (*spec.response_headers.set, *spec.response_headers.remove)]
+        edits = spec.response_headers
+        names = self.response_names = frozenset(name.encode().lower() for name in (*edits.set, *edits.remove))
         self.response_removed = lines_pattern(names) if names else None
         self.lean = not (
-            spec.response or spec.filters or spec.host_rewrite or spec.prefix_rewrite or spec.regex_rewrite
+            spec.response
+            or spec.filters
+            or spec.host_rewrite
+            or spec.auto_host_rewrite
+            or spec.prefix_rewrite
+            or spec.regex_rewrite
         )
         self.lean_answer = not (names or self.response_added)
         self.passthrough = not (
             removed
+            or self.added
             or names
+            or self.response_added
             or spec.request_id
             or spec.filters
             or spec.host_rewrite
+            or spec.auto_host_rewrite
             or spec.prefix_rewrite
             or spec.regex_rewrite
         )
@@ -113,7 +124,8 @@ class CompiledRoute:
 
 
 def _lines(edits: HeaderEdits) -> bytes:
-    return b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in edits.set.items())
+    lines = (*edits.set.items(), *edits.add.items())
+    return b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in lines)
 
 
 def request_pattern(listener: Listener) -> re.Pattern[bytes]:
@@ -236,22 +248,8 @@ def _conditions(route: Route) -> tuple[Callable[[RequestHead], bool], ...]:
 
 
 def _header_condition(header: HeaderMatch) -> Callable[[RequestHead], bool]:
-    name = header.name.lower().encode()
-    exact = None if header.exact is None else header.exact.encode()
-    prefix = None if header.prefix is None else header.prefix.encode()
-    pattern = None if header.regex is None else re.compile(header.regex.encode())
-
-    def holds(head: RequestHead) -> bool:
-        value = head.fields.get(name)
-        if value is None:
-            return False
-        if exact is not None:
-            return value == exact
-        if prefix is not None:
-            return value.startswith(prefix)
-        return pattern is None or pattern.fullmatch(value) is not None
-
-    return (lambda head: not holds(head)) if header.invert else holds
+    name, test = header.name.lower().encode(), header_test(header)
+    return lambda head: test(head.fields.get(name))
 
 
 def _query_condition(query: QueryMatch) -> Callable[[RequestHead], bool]:

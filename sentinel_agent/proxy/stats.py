@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BUCKETS: Final = 128
+MAX_EVENTS: Final = 64
+"""Kinds of events that a route counts."""
+OTHER: Final = "other"
 _LARGEST: Final = (1 << 33) - 1
 
 
@@ -56,7 +59,7 @@ def quantile(counts: Sequence[int], share: float) -> float | None:
 class RouteStats:
     """What happened to a route's requests.
 
-    `own` is the proxy's share of the latency, upstream time taken out; `seconds` those spent in requests, added up.
+    `events` are those of filters and limits, by name; `own` is the proxy's share of the latency, upstream time taken out; `seconds` those spent in requests, added up.
     """
 
     __slots__ = (
@@ -64,6 +67,7 @@ class RouteStats:
         "bytes_out",
         "classes",
         "errors",
+        "events",
         "flags",
         "inflight",
         "latency",
@@ -83,8 +87,15 @@ class RouteStats:
         self.bytes_out = 0
         self.classes = [0] * 6
         self.flags: dict[str, int] = {}
+        self.events: dict[str, int] = {}
         self.latency = [0] * BUCKETS
         self.own = [0] * BUCKETS
+
+    def count(self, event: str) -> None:
+        """Count something that a filter or a limit did; of more kinds than there is room for, all are one."""
+        if event not in self.events and len(self.events) >= MAX_EVENTS:
+            event = OTHER
+        self.events[event] = self.events.get(event, 0) + 1
 
 
 class RouteCounts(msgspec.Struct, frozen=True, array_like=True):
@@ -102,6 +113,7 @@ class RouteCounts(msgspec.Struct, frozen=True, array_like=True):
     flags: dict[str, int]
     latency: list[int]
     own: list[int]
+    events: dict[str, int] = {}
 
 
 def counts_of(listener: str, route: str, stats: RouteStats) -> RouteCounts:
@@ -119,4 +131,5 @@ def counts_of(listener: str, route: str, stats: RouteStats) -> RouteCounts:
         dict(stats.flags),
         list(stats.latency),
         list(stats.own),
+        dict(stats.events),
     )

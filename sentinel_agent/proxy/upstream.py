@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from sentinel_agent.proxy.answering import answered
 from sentinel_agent.proxy.lean import LeanExchange, end
-from sentinel_agent.proxy.recovery import upstream_lost
 from sentinel_agent.proxy.wheel import NOWHERE
 from sentinel_agent.proxy.wire.buffer import HeadBuffer
 
 if TYPE_CHECKING:
     from sentinel_agent.proxy.cluster import ClusterPool, Server
     from sentinel_agent.proxy.exchange import Exchange
+    from sentinel_agent.proxy.subrequest import Subrequest
     from sentinel_agent.proxy.worker import Worker
 
 MAX_HEAD = 256 * 1024
@@ -43,7 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.worker = worker
         self.cluster = cluster
         self.server = server
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | Subrequest | None = None
         self.heads = HeadBuffer(MAX_HEAD, 502)
         self.closing = False
         self.served = 0
@@ -64,7 +63,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:  # nobody asked: a second answer, or what belongs to none
             self.close()
         elif type(exchange) is not LeanExchange or exchange.response is not None or not end(exchange, data):
-            answered(exchange, data)
+            exchange.answered(data)
 
     def eof_received(self) -> None:
         """The server says no more; asyncio closes the connection."""
@@ -78,19 +77,19 @@ class UpstreamConnection(asyncio.Protocol):
             self.server.idle.remove(self)
         exchange = self.exchange
         if exchange is not None:
-            upstream_lost(exchange, exc)
+            exchange.upstream_lost(exc)
 
     def pause_writing(self) -> None:
         """The server does not read: the client is not read from either."""
         self.full = True
         if self.exchange is not None:
-            self.exchange.downstream.pause_reading()
+            self.exchange.pause_sender()
 
     def resume_writing(self) -> None:
         """The server reads again."""
         self.full = False
         if self.exchange is not None:
-            self.exchange.downstream.resume_reading()
+            self.exchange.resume_sender()
 
     def pause_reading(self) -> None:
         """The client does not read."""

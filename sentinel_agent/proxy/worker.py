@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.relay import Relay
     from sentinel_agent.proxy.routes import CompiledRoute
     from sentinel_agent.proxy.tap import Tap
-    from sentinel_agent.proxy.view import RequestView
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +86,7 @@ class Worker:
         self._limiter = AdaptiveLimiter(config.adaptive_limit.threshold, config.adaptive_limit.hold)
         self._lag = 0.0
         self.shed_count = 0
+        self.observing = 0
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wall_offset = time.time() - self.now()  # noqa: TID251 - as above
@@ -210,7 +210,7 @@ class Worker:
         if self.config.adaptive_limit.mode != "enforce":
             return False
         exchange.answer(
-            Reply(429, b"overloaded\n", ((b"Retry-After", b"1"),)),
+            Reply(429, b"overloaded\n", (("Retry-After", "1"),)),
             flags.RATE_LIMITED,
             f"route {route.name} is held",
         )
@@ -259,54 +259,6 @@ class Worker:
             )
         transport.set_write_buffer_limits(high=64 * 1024)
         return connection
-
-    def run_filters(self, exchange: Exchange, view: RequestView) -> None:
-        """Run the request hooks of a route; a task only where one of them waits."""
-        route = exchange.route
-        assert route is not None, "it was routed"
-        if any(hooks.request_async is not None for hooks in route.hooks):
-            method, path = exchange.head.method.decode(), exchange.head.target.decode("ascii", "replace")
-            trace = f" trace={exchange.place.context.trace_id:032x}" if exchange.place else ""
-            self.spawn(self._filter_async(exchange, view), f"{method} {path[:80]} route={route.name}{trace}")
-            return
-        own = self._filter(exchange, view)
-        if own is not None:
-            exchange.answer(own, flags.FILTERED)
-        else:
-            exchange.proceed()
-
-    def _filter(self, exchange: Exchange, view: RequestView) -> Reply | None:
-        """Run the sync hooks, with a mark that they have the event loop."""
-        route, table, slot = exchange.route, self.inflight, exchange.slot
-        assert route is not None, "it was routed"
-        if table is not None and slot >= 0:
-            table.hold_loop(slot, holds=True)
-        try:
-            for hooks in route.hooks:
-                own = hooks.request(view) if hooks.request is not None else None
-                if own is not None:
-                    return own
-        finally:
-            if table is not None and slot >= 0:
-                table.hold_loop(slot, holds=False)
-        return None
-
-    async def _filter_async(self, exchange: Exchange, view: RequestView) -> None:
-        assert exchange.route is not None, "it was routed"
-        try:
-            for hooks in exchange.route.hooks:
-                own = hooks.request(view) if hooks.request is not None else None
-                if own is None and hooks.request_async is not None:
-                    own = await hooks.request_async(view)
-                if exchange.over:
-                    return
-                if own is not None:
-                    exchange.answer(own, flags.FILTERED)
-                    return
-            exchange.proceed()
-        except Exception as error:
-            log.exception("internal fault in a filter of route %s", exchange.route.name)
-            refused(exchange, flags.INTERNAL, 500, f"{type(error).__name__} in a filter")
 
     def keep(self, record: RequestRecord, *, notable: bool) -> None:
         """To the access log, and to the agent if it is worth it."""

@@ -6,9 +6,13 @@ import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from sentinel_agent.proxy.config import parse_proxy
+from sentinel_agent.proxy.filters import loading
 from sentinel_agent.proxy.tap import Tap
 from sentinel_agent.proxy.worker import Worker
 
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    import pytest
+
+    from sentinel_agent.proxy.filters import Hooks
     from sentinel_agent.proxy.records import RequestRecord
 
 Script = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
@@ -131,9 +138,22 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy(
-    tmp_path: Path, *ports: int, route: str = "", listener: str = "", cluster: str = "", more: str = ""
+    tmp_path: Path,
+    *ports: int,
+    route: str = "",
+    listener: str = "",
+    cluster: str = "",
+    more: str = "",
+    **others: int,
 ) -> AsyncIterator[Proxy]:
-    """A worker with one HTTP listener and a cluster `back` of these ports; the strings are further YAML keys."""
+    """A worker with one HTTP listener and a cluster `back` of these ports; the strings are further YAML keys.
+
+    `others` are further clusters, each with its port.
+    """
+    beside = "".join(
+        f'\n  - {{name: {name}, endpoints: [{{address: "127.0.0.1:{port}"}}]}}'
+        for name, port in others.items()
+    )
     endpoints = ", ".join(f'{{address: "127.0.0.1:{port}"}}' for port in ports)
     log = tmp_path / "access.log"
     text = f"""
@@ -144,7 +164,7 @@ listeners:
     routes:
       - {{name: all, cluster: back, {route}}}
 clusters:
-  - {{name: back, endpoints: [{endpoints}], {cluster}}}
+  - {{name: back, endpoints: [{endpoints}], {cluster}}}{beside}
 access_log: {{path: {log}}}
 {more}
 """
@@ -180,6 +200,22 @@ async def serving(config: Any, log: Path) -> AsyncIterator[Proxy]:
         await asyncio.sleep(0.05)  # transports close in the loop's next rounds
         for sock in sockets.values():
             sock.close()
+
+
+class NoOptions(msgspec.Struct):
+    """Of a filter that takes none."""
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **hooks: Hooks) -> None:
+    """Let these filters be installed, beside those that are."""
+
+    def plug(each: Hooks) -> Any:
+        factory = lambda _: SimpleNamespace(hooks=each)  # noqa: E731 - it gets an attribute
+        factory.Options = NoOptions  # type: ignore[attr-defined]
+        return SimpleNamespace(load=lambda: factory)
+
+    found = {**loading.installed(), **{name: plug(each) for name, each in hooks.items()}}
+    monkeypatch.setattr(loading, "installed", lambda: found)
 
 
 def status_of(answer: bytes) -> int:

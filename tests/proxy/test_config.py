@@ -22,7 +22,7 @@ listeners:
         clusters: [{name: back, weight: 9}, {name: other}]
         timeout: 3s
         retry: {attempts: 2, on: [connect, 5xx]}
-        filters: [{name: gate, config: {limit: 3, word: yes}}]
+        filters: [{name: fault, config: {delay: {fixed: 2s}}}]
       - {name: rest, response: {status: 404}}
   - {name: raw, address: "127.0.0.1:8081", protocol: tcp, cluster: back}
 clusters:
@@ -40,7 +40,7 @@ def test_a_configuration_is_read() -> None:
     route = config.listeners[0].routes[0]
     assert route.timeout == 3.0
     assert route.retry.on == ("connect", "5xx")
-    assert route.filters[0].config == {"limit": 3, "word": "yes"}
+    assert route.filters[0].config == {"delay": {"fixed": "2s"}}
     assert config.clusters[0].endpoints[1].weight == 3
     assert config.tracing.sampling == 1.0
 

@@ -16,6 +16,7 @@ from tests.proxy.support import (
     OK,
     answering,
     bound,
+    install,
     parse_text,
     proxy,
     read_head,
@@ -400,9 +401,8 @@ async def test_filters_see_edit_and_answer(tmp_path: Path, monkeypatch: pytest.M
         answer.set_header("X-Status", str(answer.status))
 
     names: list[str] = []
-    hooks = (Hooks(request=first, response=response), Hooks(request_async=second))
-    monkeypatch.setattr("sentinel_agent.proxy.listener.make_filter", lambda use: hooks[use.config["n"]])
-    for use in ("{name: a, config: {n: 0}}", "{name: a, config: {n: 0}}, {name: b, config: {n: 1}}"):
+    install(monkeypatch, a=Hooks(request=first, response=response), b=Hooks(request=second))
+    for use in ("{name: a}", "{name: a}, {name: b}"):
         async with upstream(echo) as port, proxy(tmp_path, port, route=f"filters: [{use}]") as running:
             got = await running.ask(GET)
             assert b"X-Status: 200\r\n" in got
@@ -410,7 +410,7 @@ async def test_filters_see_edit_and_answer(tmp_path: Path, monkeypatch: pytest.M
             assert status_of(await running.ask(GET[:-2] + b"X-Forbidden: 1\r\n\r\n")) == 403
             assert status_of(await running.ask(GET.replace(b"/ ", b"/fault ", 1))) == 500
             assert status_of(await running.ask(GET)) == 200
-            if "b," in use:
+            if "b}" in use:
                 assert status_of(await running.ask(GET.replace(b"/ ", b"/second ", 1))) == 202
     assert any(re.fullmatch(r"GET / route=all trace=[0-9a-f]{32}", name) for name in names)
 

@@ -1,6 +1,6 @@
-"""Where a chunked body ends, and what is in it (RFC 9112 section 7.1).
+"""Where a body ends, and what is in it (RFC 9112 sections 6 and 7.1).
 
-The chunks go on as they came, so every byte is checked against the grammar: sizes of at most 15 hexadecimal digits,
+Chunks go on as they came, so every byte is checked against the grammar: sizes of at most 15 hexadecimal digits,
 lines that end in CRLF and nowhere else, bounded extensions and trailers, no trailer that frames or routes.
 """
 
@@ -99,6 +99,30 @@ class ChunkedBody:
         if self._state == _DATA_END:
             return "a chunk does not end where its size says"
         return "a trailer is malformed, too large, or of a kind that is not allowed there"
+
+
+class FixedBody:
+    """Follows a body of `length` bytes as `ChunkedBody` does; None: it ends with the connection."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, length: int | None) -> None:
+        self._left = length
+
+    @property
+    def done(self) -> bool:
+        """Whether the last byte of the body has been seen."""
+        return self._left == 0
+
+    def feed(self, data: bytes, start: int = 0, payload: list[bytes] | None = None) -> int:
+        """Follow `data` from `start`; where the body's part of it ends. That part goes to `payload`."""
+        end = len(data)
+        if self._left is not None:
+            end = min(end, start + self._left)
+            self._left -= end - start
+        if payload is not None and end > start:
+            payload.append(data[start:end])
+        return end
 
 
 def chunk(data: bytes) -> bytes:

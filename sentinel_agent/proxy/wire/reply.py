@@ -22,13 +22,16 @@ def reply(
     close: bool,
     head_only: bool = False,
     headers: bytes = b"",
-    content_type: bytes = b"text/plain; charset=utf-8",
+    typed: bool = False,
 ) -> bytes:
-    """A whole response. `headers` are further lines; `head_only` answers a HEAD: the length, not the body."""
+    """A whole response, with `headers` as further lines; plain text unless it is `typed` by them.
+
+    `head_only` answers a HEAD: the length, not the body.
+    """
     lines = b"HTTP/1.1 %d %b\r\n" % (status, phrase(status))
     if status >= 200 and status not in (204, 304):
-        if body:
-            lines += b"Content-Type: %b\r\n" % content_type
+        if body and not typed:
+            lines += b"Content-Type: text/plain; charset=utf-8\r\n"
         lines += b"Content-Length: %d\r\n" % len(body)
     else:
         body = b""
