@@ -1,6 +1,6 @@
 """The embedded proxy beside other proxies written in Python: proxy.py, mitmproxy, and a gateway on aiohttp.
 
-    .venv/bin/python bench/proxy_peers.py [--seconds 2] [--rounds 3]
+    .venv/bin/python -m bench.proxy_peers [--seconds 2] [--rounds 3]
 
 As in `proxy_bench.py`: one worker each, the same upstream, wrk with 64 connections, rounds around all in turn. The peers
 run in the environments of the end-to-end tests (`make e2e` makes them). proxy.py is a forward proxy here, since its
@@ -17,7 +17,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from proxy_bench import Subject, cpu_seconds, free_port, report_throughput, running, subjects, wait_for
+from bench.proxy_bench import Subject, cpu_seconds, free_port, report_throughput, running, subjects, wait_for
 
 PROXIES = Path(__file__).resolve().parent.parent / ".cache" / "proxies"
 GATEWAY = """

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sentinel_agent.proxy.exchange import Exchange
     from sentinel_agent.proxy.records import RequestRecord
 
 _ENCODER = msgspec.json.Encoder()
 _AT_ONCE = 32
-"""Records encoded in one go: enough to be cheap, few enough that no request waits for it."""
+"""Records made and encoded in one go: enough to be cheap, few enough that no request waits for it."""
 
 
 class AccessLog:
     """Encodes records, and holds the lines until `flush` hands them to the thread; at most `most`, more are dropped."""
 
-    def __init__(self, path: str, most: int) -> None:
-        """Open the file for appending; `-` is standard output.
+    def __init__(self, path: str, most: int, record_of: Callable[[Exchange, float], RequestRecord]) -> None:
+        """Open the file for appending; `-` is standard output. `record_of` makes the record of what `add_later` took.
 
         Raises:
             OSError: it cannot be opened.
@@ -29,7 +32,8 @@ class AccessLog:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._descriptor = os.dup(1) if path == "-" else os.open(path, flags, 0o640)
         self._most = most
-        self._records: list[RequestRecord] = []
+        self._record_of = record_of
+        self._records: list[RequestRecord | tuple[Exchange, float]] = []
         self._lines = bytearray()
         self._held = 0
         self._queue: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
@@ -40,8 +44,15 @@ class AccessLog:
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
         self._thread.start()
 
+    def add_later(self, exchange: Exchange, seconds: float) -> None:
+        """As `add`, for a request that is over. Its record is made among others, by code that is then warm: half as dear."""
+        self._add((exchange, seconds))
+
     def add(self, record: RequestRecord) -> None:
         """Keep a record for the next flush."""
+        self._add(record)
+
+    def _add(self, record: RequestRecord | tuple[Exchange, float]) -> None:
         if self._held + self._under_way >= self._most:
             self.dropped += 1
             return
@@ -51,7 +62,9 @@ class AccessLog:
             self._encode()
 
     def _encode(self) -> None:
-        self._lines += _ENCODER.encode_lines(self._records)
+        make = self._record_of
+        records = [make(*each) if type(each) is tuple else each for each in self._records]
+        self._lines += _ENCODER.encode_lines(records)
         self._records.clear()
 
     def flush(self) -> None:

@@ -55,11 +55,23 @@ def settle(exchange: Exchange, now: float) -> None:
 
 def account(exchange: Exchange, seconds: float) -> None:
     """A request is over: make its record, where somebody wants it."""
-    worker, place, route, flag = exchange.worker, exchange.place, exchange.route, exchange.flag
-    sampled = place is not None and bool(place.context.sampled)
+    worker, place, flag = exchange.worker, exchange.place, exchange.flag
+    sampled = place is not None and place.context.sampled
     notable = sampled or flag is not None or exchange.status >= 500 or seconds >= SLOW_SECONDS
-    if worker.access_log is None and not (notable and worker.tap is not None):
+    tap = worker.tap if notable else None
+    if tap is None:
+        if worker.access_log is not None:
+            worker.access_log.add_later(exchange, seconds)
         return
+    record = record_of(exchange, seconds)
+    if worker.access_log is not None:
+        worker.access_log.add(record)
+    tap.keep(record)
+
+
+def record_of(exchange: Exchange, seconds: float) -> RequestRecord:
+    """The record of a request that is over."""
+    worker, place, route, flag = exchange.worker, exchange.place, exchange.route, exchange.flag
     cluster, downstream = exchange.cluster, exchange.downstream
     method, path, host = exchange.names()
     server = exchange.server
@@ -83,10 +95,10 @@ def account(exchange: Exchange, seconds: float) -> None:
         exchange.detail,
         f"{place.context.trace_id:032x}" if place is not None else "",
     )
-    if sampled and place is not None:
+    if place is not None and place.context.sampled:
         caller = exchange.head.fields.get(b"sw8", b"").decode("latin-1") if place.parent else ""
-        record = record_with_spans(record, place.server, place.parent, place.context.span_id, caller)
-    worker.keep(record, notable=notable)
+        return record_with_spans(record, place.server, place.parent, place.context.span_id, caller)
+    return record
 
 
 def record_with_spans(

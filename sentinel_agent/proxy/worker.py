@@ -14,6 +14,7 @@ import httptools
 
 from sentinel_agent.proxy import flags
 from sentinel_agent.proxy.accesslog import AccessLog
+from sentinel_agent.proxy.accounting import record_of
 from sentinel_agent.proxy.cluster import ClusterPool, Server
 from sentinel_agent.proxy.filters import Reply
 from sentinel_agent.proxy.limiter import AdaptiveLimiter
@@ -77,7 +78,9 @@ class Worker:
             else:
                 self.http.append(HttpListener(self, spec, self.clusters, config.tracing))
         log_spec = config.access_log
-        self.access_log = AccessLog(log_spec.path, log_spec.buffer) if log_spec.path is not None else None
+        self.access_log = (
+            AccessLog(log_spec.path, log_spec.buffer, record_of) if log_spec.path is not None else None
+        )
         self.tap = tap
         self.inflight = tap.table if tap is not None else None
         for number, route in enumerate(route for listener in self.http for route in listener.routes):
