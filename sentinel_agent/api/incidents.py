@@ -14,18 +14,18 @@ from sentinel_agent.capture.stacks import Stacks
 from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.capture.tracemalloc import LineGrowth
 from sentinel_agent.errors import SentinelError
-from sentinel_agent.profile import pprof, speedscope
+from sentinel_agent.profile import packed, pprof
 from sentinel_agent.profile.digest import (
     MAX_STACKS,
     Digest,
     StackTable,
     counted,
     digest,
-    digest_timeline,
     frame_label,
 )
 from sentinel_agent.profile.names import printable
 from sentinel_agent.profile.record import Frame
+from sentinel_agent.store.digests import TIMELINE_NAME
 from sentinel_agent.store.files import read_bounded
 from sentinel_agent.store.index import IncidentFilter
 
@@ -45,16 +45,18 @@ CACHE_BYTES = 8 * 1024**2
 """Estimated bytes of digests that are kept; the table of their stacks comes to it, and is bounded too."""
 _FILE_BYTES = 32 * 1024**2
 _KNOWN_FOLDERS = 20_000
-TIMELINE = "stacks.speedscope.json"
 _PROFILE = "profile.pb.gz"
 _NEEDS: dict[Kind, tuple[str, ...]] = {
-    "cpu": (TIMELINE, _PROFILE),
-    "wall": (TIMELINE,),
+    "cpu": (TIMELINE_NAME, _PROFILE),
+    "wall": (TIMELINE_NAME,),
     "threads": ("stacks.json",),
     "tasks": ("tasks.json",),
     "memory": ("tracemalloc.json",),
 }
-_UNREADABLE = (OSError, ValueError, IndexError, RecursionError, SentinelError)
+_UNREADABLE = (OSError, ValueError, IndexError, OverflowError, RecursionError, SentinelError)
+
+
+_Key = tuple[str, Kind, "tuple[Interval, ...] | None"]
 
 
 class IncidentProfiles:
@@ -67,7 +69,7 @@ class IncidentProfiles:
         self._folder = store.data_dir / "incidents"
         self._room = cache_bytes
         self._used = 0
-        self._digests: OrderedDict[tuple[str, Kind], tuple[Digest | None, int]] = OrderedDict()
+        self._digests: OrderedDict[_Key, tuple[Digest | None, int]] = OrderedDict()
         self._kinds: OrderedDict[str, frozenset[Kind]] = OrderedDict()
 
     def trim(self) -> None:
@@ -97,15 +99,13 @@ class IncidentProfiles:
     def digest(self, row: IncidentRow, kind: Kind, inside: Sequence[Interval] | None = None) -> Digest | None:
         """An incident's stacks of a kind; None where it has none or they cannot be read.
 
-        With `inside` only those of these times, which is not kept in memory.
+        With `inside` only those of these times.
         """
-        if inside is not None:
-            return self._read(row, kind, inside)
-        key = (row.id, kind)
+        key = (row.id, kind, None if inside is None else tuple(inside))
         if key in self._digests:
             self._digests.move_to_end(key)
             return self._digests[key][0]
-        found = self._read(row, kind, None)
+        found = self._read(row, kind, inside)
         size = _size(found)
         self._digests[key] = (found, size)
         self._used += size
@@ -128,14 +128,17 @@ class IncidentProfiles:
 
     def _recorded(self, folder: Path, view: View, inside: Sequence[Interval] | None) -> Digest:
         try:
-            content = read_bounded(folder / TIMELINE, _FILE_BYTES)
+            found = self.store.digest(folder.name)
         except FileNotFoundError:
             if view == "wall":
                 raise
             return digest(
                 pprof.decode(read_bounded(folder / _PROFILE, _FILE_BYTES)), view, self.table, inside
             )
-        return digest_timeline(speedscope.read(content), view, self.table, inside)
+        try:
+            return packed.fold(found, view, self.table, inside)
+        except _UNREADABLE:  # whole, and yet it contradicts itself: somebody else wrote it
+            return packed.fold(self.store.digest(folder.name, anew=True), view, self.table, inside)
 
 
 def _threads(folder: Path) -> Folded:
