@@ -6,13 +6,12 @@ Everything here blocks and is called from the API's own worker thread.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
 from sentinel_agent.capture.stacks import Stacks
 from sentinel_agent.capture.task_groups import TasksDocument
-from sentinel_agent.capture.tracemalloc import LineGrowth
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.profile import packed, pprof
 from sentinel_agent.profile.digest import (
@@ -23,8 +22,9 @@ from sentinel_agent.profile.digest import (
     digest,
     frame_label,
 )
+from sentinel_agent.profile.heap import HeapSite
 from sentinel_agent.profile.names import printable
-from sentinel_agent.profile.record import Frame
+from sentinel_agent.profile.record import MAX_DEPTH, Frame
 from sentinel_agent.store.digests import TIMELINE_NAME
 from sentinel_agent.store.files import read_bounded
 from sentinel_agent.store.index import IncidentFilter
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from sentinel_agent.profile.flamegraph import Folded
     from sentinel_agent.store.store import Store
 
-Kind = Literal["cpu", "wall", "threads", "tasks", "memory"]
+Memory = Literal["inuse_space", "inuse_objects", "alloc_space", "alloc_objects"]
+Kind = Literal["cpu", "wall", "threads", "tasks"] | Memory
 
 CACHE_BYTES = 8 * 1024**2
 """Estimated bytes of digests that are kept; the table of their stacks comes to it, and is bounded too."""
@@ -51,7 +52,7 @@ _NEEDS: dict[Kind, tuple[str, ...]] = {
     "wall": (TIMELINE_NAME,),
     "threads": ("stacks.json",),
     "tasks": ("tasks.json",),
-    "memory": ("tracemalloc.json",),
+    **dict.fromkeys(get_args(Memory), ("tracemalloc.json",)),
 }
 _UNREADABLE = (OSError, ValueError, IndexError, OverflowError, RecursionError, SentinelError)
 
@@ -116,10 +117,16 @@ class IncidentProfiles:
     def _read(self, row: IncidentRow, kind: Kind, inside: Sequence[Interval] | None) -> Digest | None:
         folder = self._folder / row.id
         try:
-            if kind in {"cpu", "wall"}:
-                return self._recorded(folder, "cpu" if kind == "cpu" else "wall", inside)
-            read = {"threads": _threads, "tasks": _tasks, "memory": _memory}[kind]
-            return counted(read(folder), row.time, self.table)
+            match kind:
+                case "cpu" | "wall":
+                    return self._recorded(folder, kind, inside)
+                case "threads":
+                    stacks = _threads(folder)
+                case "tasks":
+                    stacks = _tasks(folder)
+                case _:
+                    stacks = _memory(folder, kind)
+            return counted(stacks, row.time, self.table)
         except FileNotFoundError:
             return None
         except _UNREADABLE:
@@ -160,20 +167,35 @@ def _tasks(folder: Path) -> Folded:
     return found
 
 
-class _Growth(msgspec.Struct, frozen=True):
+class _Sites(msgspec.Struct, frozen=True):
     """What is used of `tracemalloc.json`."""
 
-    lines: tuple[LineGrowth, ...]
+    sites: tuple[HeapSite, ...]
 
 
-def _memory(folder: Path) -> Folded:
-    """What each line allocated while it was traced and still held at the end, under its file."""
+def _memory(folder: Path, kind: Memory) -> Folded:
+    """By traceback, its outermost line first, under the file of that line.
+
+    `inuse` is all that a traceback holds, `alloc` what of it was allocated while it was traced: what was freed again
+    meanwhile is not known to tracemalloc.
+    """
     found: Folded = {}
-    growth = msgspec.json.decode(read_bounded(folder / "tracemalloc.json", _FILE_BYTES), type=_Growth)
-    for line in growth.lines:
-        name = printable("/".join(line.file.rsplit("/", 2)[-2:])) or "unknown"
-        stack = (name, f"{name}:{line.line}")
-        found[stack] = found.get(stack, 0) + max(line.bytes, 0)
+    document = msgspec.json.decode(read_bounded(folder / "tracemalloc.json", _FILE_BYTES), type=_Sites)
+    for site in document.sites:
+        match kind:
+            case "inuse_space":
+                value = site.held_bytes
+            case "inuse_objects":
+                value = site.held_blocks
+            case "alloc_space":
+                value = site.bytes
+            case "alloc_objects":
+                value = site.blocks
+        names = [printable("/".join(line.file.rsplit("/", 2)[-2:])) or "unknown" for line in site.lines]
+        places = [f"{name}:{line.line}" for name, line in zip(names, site.lines, strict=True)][:MAX_DEPTH]
+        stack = (*names[-1:], *reversed(places))
+        if stack and value > 0:
+            found[stack] = found.get(stack, 0) + value
     return found
 
 

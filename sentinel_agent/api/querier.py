@@ -64,7 +64,10 @@ TYPES = {
         ProfileType("wall:wall:nanoseconds:wall:nanoseconds", "wall", recorded=True),
         ProfileType("threads:thread:count:thread:count", "threads"),
         ProfileType("asyncio:task:count:task:count", "tasks"),
-        ProfileType("memory:inuse_space:bytes:space:bytes", "memory"),
+        ProfileType("memory:inuse_space:bytes:space:bytes", "inuse_space"),
+        ProfileType("memory:inuse_objects:count:space:bytes", "inuse_objects"),
+        ProfileType("memory:alloc_space:bytes:space:bytes", "alloc_space"),
+        ProfileType("memory:alloc_objects:count:space:bytes", "alloc_objects"),
         ProfileType("incident:dumps:count:incident:count", None),
     )
 }
