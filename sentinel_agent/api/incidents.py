@@ -6,26 +6,26 @@ Everything here blocks and is called from the API's own worker thread.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
 from sentinel_agent.capture.stacks import Stacks
 from sentinel_agent.capture.task_groups import TasksDocument
-from sentinel_agent.capture.tracemalloc import LineGrowth
 from sentinel_agent.errors import SentinelError
-from sentinel_agent.profile import pprof, speedscope
+from sentinel_agent.profile import packed, pprof
 from sentinel_agent.profile.digest import (
     MAX_STACKS,
     Digest,
     StackTable,
     counted,
     digest,
-    digest_timeline,
     frame_label,
 )
+from sentinel_agent.profile.heap import HeapSite
 from sentinel_agent.profile.names import printable
-from sentinel_agent.profile.record import Frame
+from sentinel_agent.profile.record import MAX_DEPTH, Frame
+from sentinel_agent.store.digests import TIMELINE_NAME
 from sentinel_agent.store.files import read_bounded
 from sentinel_agent.store.index import IncidentFilter
 
@@ -39,22 +39,25 @@ if TYPE_CHECKING:
     from sentinel_agent.profile.flamegraph import Folded
     from sentinel_agent.store.store import Store
 
-Kind = Literal["cpu", "wall", "threads", "tasks", "memory"]
+Memory = Literal["inuse_space", "inuse_objects", "alloc_space", "alloc_objects"]
+Kind = Literal["cpu", "wall", "threads", "tasks"] | Memory
 
 CACHE_BYTES = 8 * 1024**2
 """Estimated bytes of digests that are kept; the table of their stacks comes to it, and is bounded too."""
 _FILE_BYTES = 32 * 1024**2
 _KNOWN_FOLDERS = 20_000
-TIMELINE = "stacks.speedscope.json"
 _PROFILE = "profile.pb.gz"
 _NEEDS: dict[Kind, tuple[str, ...]] = {
-    "cpu": (TIMELINE, _PROFILE),
-    "wall": (TIMELINE,),
+    "cpu": (TIMELINE_NAME, _PROFILE),
+    "wall": (TIMELINE_NAME,),
     "threads": ("stacks.json",),
     "tasks": ("tasks.json",),
-    "memory": ("tracemalloc.json",),
+    **dict.fromkeys(get_args(Memory), ("tracemalloc.json",)),
 }
-_UNREADABLE = (OSError, ValueError, IndexError, RecursionError, SentinelError)
+_UNREADABLE = (OSError, ValueError, IndexError, OverflowError, RecursionError, SentinelError)
+
+
+_Key = tuple[str, Kind, "tuple[Interval, ...] | None"]
 
 
 class IncidentProfiles:
@@ -67,7 +70,7 @@ class IncidentProfiles:
         self._folder = store.data_dir / "incidents"
         self._room = cache_bytes
         self._used = 0
-        self._digests: OrderedDict[tuple[str, Kind], tuple[Digest | None, int]] = OrderedDict()
+        self._digests: OrderedDict[_Key, tuple[Digest | None, int]] = OrderedDict()
         self._kinds: OrderedDict[str, frozenset[Kind]] = OrderedDict()
 
     def trim(self) -> None:
@@ -97,15 +100,13 @@ class IncidentProfiles:
     def digest(self, row: IncidentRow, kind: Kind, inside: Sequence[Interval] | None = None) -> Digest | None:
         """An incident's stacks of a kind; None where it has none or they cannot be read.
 
-        With `inside` only those of these times, which is not kept in memory.
+        With `inside` only those of these times.
         """
-        if inside is not None:
-            return self._read(row, kind, inside)
-        key = (row.id, kind)
+        key = (row.id, kind, None if inside is None else tuple(inside))
         if key in self._digests:
             self._digests.move_to_end(key)
             return self._digests[key][0]
-        found = self._read(row, kind, None)
+        found = self._read(row, kind, inside)
         size = _size(found)
         self._digests[key] = (found, size)
         self._used += size
@@ -116,10 +117,16 @@ class IncidentProfiles:
     def _read(self, row: IncidentRow, kind: Kind, inside: Sequence[Interval] | None) -> Digest | None:
         folder = self._folder / row.id
         try:
-            if kind in {"cpu", "wall"}:
-                return self._recorded(folder, "cpu" if kind == "cpu" else "wall", inside)
-            read = {"threads": _threads, "tasks": _tasks, "memory": _memory}[kind]
-            return counted(read(folder), row.time, self.table)
+            match kind:
+                case "cpu" | "wall":
+                    return self._recorded(folder, kind, inside)
+                case "threads":
+                    stacks = _threads(folder)
+                case "tasks":
+                    stacks = _tasks(folder)
+                case _:
+                    stacks = _memory(folder, kind)
+            return counted(stacks, row.time, self.table)
         except FileNotFoundError:
             return None
         except _UNREADABLE:
@@ -128,14 +135,17 @@ class IncidentProfiles:
 
     def _recorded(self, folder: Path, view: View, inside: Sequence[Interval] | None) -> Digest:
         try:
-            content = read_bounded(folder / TIMELINE, _FILE_BYTES)
+            found = self.store.digest(folder.name)
         except FileNotFoundError:
             if view == "wall":
                 raise
             return digest(
                 pprof.decode(read_bounded(folder / _PROFILE, _FILE_BYTES)), view, self.table, inside
             )
-        return digest_timeline(speedscope.read(content), view, self.table, inside)
+        try:
+            return packed.fold(found, view, self.table, inside)
+        except _UNREADABLE:  # whole, and yet it contradicts itself: somebody else wrote it
+            return packed.fold(self.store.digest(folder.name, anew=True), view, self.table, inside)
 
 
 def _threads(folder: Path) -> Folded:
@@ -157,20 +167,35 @@ def _tasks(folder: Path) -> Folded:
     return found
 
 
-class _Growth(msgspec.Struct, frozen=True):
+class _Sites(msgspec.Struct, frozen=True):
     """What is used of `tracemalloc.json`."""
 
-    lines: tuple[LineGrowth, ...]
+    sites: tuple[HeapSite, ...]
 
 
-def _memory(folder: Path) -> Folded:
-    """What each line allocated while it was traced and still held at the end, under its file."""
+def _memory(folder: Path, kind: Memory) -> Folded:
+    """By traceback, its outermost line first, under the file of that line.
+
+    `inuse` is all that a traceback holds, `alloc` what of it was allocated while it was traced: what was freed again
+    meanwhile is not known to tracemalloc.
+    """
     found: Folded = {}
-    growth = msgspec.json.decode(read_bounded(folder / "tracemalloc.json", _FILE_BYTES), type=_Growth)
-    for line in growth.lines:
-        name = printable("/".join(line.file.rsplit("/", 2)[-2:])) or "unknown"
-        stack = (name, f"{name}:{line.line}")
-        found[stack] = found.get(stack, 0) + max(line.bytes, 0)
+    document = msgspec.json.decode(read_bounded(folder / "tracemalloc.json", _FILE_BYTES), type=_Sites)
+    for site in document.sites:
+        match kind:
+            case "inuse_space":
+                value = site.held_bytes
+            case "inuse_objects":
+                value = site.held_blocks
+            case "alloc_space":
+                value = site.bytes
+            case "alloc_objects":
+                value = site.blocks
+        names = [printable("/".join(line.file.rsplit("/", 2)[-2:])) or "unknown" for line in site.lines]
+        places = [f"{name}:{line.line}" for name, line in zip(names, site.lines, strict=True)][:MAX_DEPTH]
+        stack = (*names[-1:], *reversed(places))
+        if stack and value > 0:
+            found[stack] = found.get(stack, 0) + value
     return found
 
 

@@ -21,7 +21,7 @@ from sentinel_agent.api.connect import (
     error_body,
 )
 from sentinel_agent.api.context import CONTEXT, Context
-from sentinel_agent.api.querier import TYPES, LiveRecord, query_of, times_of
+from sentinel_agent.api.querier import TYPES, LiveRecord, ProfileType, query_of, times_of
 from sentinel_agent.api.rest import json_response
 from sentinel_agent.api.work import BusyError
 from sentinel_agent.core.units import parse_duration
@@ -169,8 +169,13 @@ async def call(request: web.Request) -> web.Response:
     codec = codec_of(request.headers.get("Content-Type", ""))
     if codec is None:
         return web.Response(status=415, headers={"Accept-Post": "application/proto, application/json"})
+    return await _connected(_call(request, codec))
+
+
+async def _connected(answer: Awaitable[web.Response]) -> web.Response:
+    """The answer, or its failure as Connect has it."""
     try:
-        body = await _answer(request, json=codec == JSON)
+        return await answer
     except ConnectError as error:
         return _failed(error)
     except (ValueError, KeyError) as error:
@@ -180,6 +185,10 @@ async def call(request: web.Request) -> web.Response:
         return _failed(ConnectError("resource_exhausted", "too many queries wait already; ask again later"))
     except SentinelError as error:
         return _failed(ConnectError("internal", error.message))
+
+
+async def _call(request: web.Request, codec: str) -> web.Response:
+    body = await _answer(request, json=codec == JSON)
     accepted = request.headers.get("Accept-Encoding", "")
     small = await request.app[CONTEXT].workers.merge(compressed, body, accepted)
     headers = {"Content-Type": codec} | ({"Content-Encoding": "gzip"} if small else {})
@@ -219,34 +228,56 @@ async def render(request: web.Request) -> web.Response:
     """The older form of a flame graph, which Drilldown still asks for in places."""
     if request.query.get("format", "json") != "json":
         return _failed(ConnectError("unimplemented", "only format=json is made here"))
-    try:
-        wanted = _side(request, "query", "from", "until")
-        kind = query_of(wanted).type
-        reply = await _stacktraces(request.app[CONTEXT], wanted)
-    except ValueError as error:
-        return _failed(ConnectError("invalid_argument", str(error)))
-    except BusyError:
-        return _failed(ConnectError("resource_exhausted", "too many queries wait already; ask again later"))
+    return await _connected(_render(request))
+
+
+@routes.get("/pyroscope/render-diff")
+async def render_diff(request: web.Request) -> web.Response:
+    """The older form of a difference, which Drilldown's comparison asks for."""
+    return await _connected(_render_diff(request))
+
+
+async def _render(request: web.Request) -> web.Response:
+    wanted = _side(request, "query", "from", "until")
+    reply = await _stacktraces(request.app[CONTEXT], wanted)
+    return json_response(_flamebearer(reply, query_of(wanted).type, "single"))
+
+
+async def _render_diff(request: web.Request) -> web.Response:
+    sides = {
+        side: _side(request, f"{side}Query", f"{side}From", f"{side}Until") for side in ("left", "right")
+    }
+    kinds = [query_of(side).type for side in sides.values()]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"both sides must be of one profile type, found {kinds[0].id} and {kinds[1].id}")
+    reply = await _diff(request.app[CONTEXT], sides)
+    graph = reply.get("flamegraph", {})
+    ticks = {name: graph.get(name, 0) for name in ("leftTicks", "rightTicks")}
+    return json_response(_flamebearer(reply, kinds[0], "double") | ticks)
+
+
+def _flamebearer(reply: Mapping[str, Any], kind: ProfileType, form: str) -> dict[str, Any]:
+    """grafana/pyroscope, pkg/og/structs/flamebearer: FlamebearerProfileV1; its ticks are samples of one nanosecond."""
     graph = reply.get("flamegraph", {"names": [], "levels": [], "total": 0, "max_self": 0})
-    return json_response(
-        {
-            "version": 1,
-            "flamebearer": {
-                "names": graph["names"],
-                "levels": [level["values"] for level in graph["levels"]],
-                "numTicks": graph["total"],
-                "maxSelf": graph["max_self"],
-            },
-            "metadata": {
-                "format": "single",
-                "units": "samples" if kind.labels["__unit__"] == "nanoseconds" else "objects",
-                "name": kind.labels["__type__"],
-                "sampleRate": 1_000_000_000 if kind.labels["__unit__"] == "nanoseconds" else 1,
-                "spyName": "sentinel-agent",
-            },
-            "timeline": None,
-        }
-    )
+    timed = kind.labels["__unit__"] == "nanoseconds"
+    units = {"nanoseconds": "samples", "bytes": "bytes"}.get(kind.labels["__unit__"], "objects")
+    return {
+        "version": 1,
+        "flamebearer": {
+            "names": graph["names"],
+            "levels": [level["values"] for level in graph["levels"]],
+            "numTicks": graph["total"],
+            "maxSelf": graph["max_self"],
+        },
+        "metadata": {
+            "format": form,
+            "units": units,
+            "name": kind.labels["__type__"],
+            "sampleRate": 1_000_000_000 if timed else 1,
+            "spyName": "sentinel-agent",
+        },
+        "timeline": None,
+    }
 
 
 def _side(request: web.Request, query: str, start: str, end: str) -> dict[str, Any]:

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Literal
 
 from sentinel_agent.profile.flamegraph import OTHER
 from sentinel_agent.profile.names import printable, thread_name
-from sentinel_agent.profile.record import MAX_DEPTH, MAX_NAME, Frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sentinel_agent.profile.flamegraph import Folded
-    from sentinel_agent.profile.record import ProfileRecord
-    from sentinel_agent.profile.speedscope import File
+    from sentinel_agent.profile.record import Frame, ProfileRecord
 
 _NANO = 1_000_000_000
 View = Literal["cpu", "wall"]
@@ -94,25 +92,23 @@ class Digest:
 
 
 @dataclass(slots=True)
-class _Builder:
-    """Sums up runs that lie in one of the intervals `inside` (None: all)."""
+class DigestBuilder:
+    """Sums up runs, before and since `since`."""
 
-    table: StackTable
     since: float
-    inside: Sequence[Interval] | None
     before: dict[int, int] = field(default_factory=dict)
     during: dict[int, int] = field(default_factory=dict)
     seconds: dict[int, int] = field(default_factory=dict)
 
     def add(self, time: float, stack: int, cost: int) -> None:
-        if self.inside is not None and not any(begin <= time < end for begin, end in self.inside):
-            return
+        """Count a run."""
         into = self.during if time >= self.since else self.before
         into[stack] = into.get(stack, 0) + cost
         second = int(time)
         self.seconds[second] = self.seconds.get(second, 0) + cost
 
     def build(self, start: float, end: float) -> Digest:
+        """What was counted; `start` and `end` are of the whole recording."""
         return Digest(start, end, self.since, Costs(self.before), Costs(self.during), Costs(self.seconds))
 
 
@@ -125,54 +121,21 @@ def digest(
     that are known to have been on a CPU.
     """
     start, wall = record.start, view == "wall"
-    builder = _Builder(table, start, inside)
+    builder = DigestBuilder(start)
     labels = _labels(record.frames)
     threads = [intern(thread_name(thread.name, thread.native_id)) for thread in record.threads]
     known: dict[tuple[int, tuple[int, ...]], int] = {}
     for sample in record.samples:
-        cost = round(sample.weight * _NANO)
-        if cost <= 0 or not (wall or sample.on_cpu):
+        cost, time = round(sample.weight * _NANO), start + sample.offset
+        if cost <= 0 or not (wall or sample.on_cpu) or not _within(time, inside):
             continue
         key = (sample.thread if wall else 0, sample.stack)
         number = known.get(key)
         if number is None:
             stack = tuple([labels[index] for index in reversed(sample.stack)])
             number = known[key] = table.number((threads[sample.thread], *stack) if wall else stack)
-        builder.add(start + sample.offset, number, cost)
+        builder.add(time, number, cost)
     return builder.build(start, start + record.end)
-
-
-def digest_timeline(
-    file: File, view: View, table: StackTable, inside: Sequence[Interval] | None = None
-) -> Digest:
-    """The same of an incident's timeline, without making a record of it first, which takes several times as long.
-
-    Raises:
-        ValueError, IndexError: the file contradicts itself, or is none of ours.
-    """
-    ours = file.sentinel
-    if ours is None:
-        raise ValueError("it has no times of day")
-    start, wall, end = ours.start, view == "wall", ours.start
-    builder = _Builder(table, start if ours.since is None else ours.since, inside)
-    labels = _labels(
-        Frame(frame.name[:MAX_NAME], (frame.file or "")[:MAX_NAME]) for frame in file.shared.frames
-    )
-    for profile, states in zip(file.profiles, ours.states, strict=True):
-        root = (intern(thread_name(profile.name[:MAX_NAME])),) if wall else ()
-        known: dict[tuple[int, ...], int] = {}
-        at = round(profile.start_value)
-        for indexes, weight, state in zip(profile.samples, profile.weights, states, strict=True):
-            if indexes and weight > 0 and (wall or state == "r"):
-                key = tuple(indexes)
-                number = known.get(key)
-                if number is None:
-                    stack = [labels[index] for index in indexes[:MAX_DEPTH]]
-                    number = known[key] = table.number((*root, *stack))
-                builder.add(start + at / _NANO, number, round(weight))
-            at += round(weight)
-        end = max(end, start + at / _NANO)
-    return builder.build(start, end)
 
 
 def counted(stacks: Folded, time: float, table: StackTable) -> Digest:
@@ -190,6 +153,10 @@ def frame_label(frame: Frame) -> str:
 
 def _labels(frames: Iterable[Frame]) -> list[str]:
     return [intern(frame_label(frame)) for frame in frames]
+
+
+def _within(time: float, inside: Sequence[Interval] | None) -> bool:
+    return inside is None or any(begin <= time < end for begin, end in inside)
 
 
 def gaps(interval: Interval, covered: Sequence[Interval]) -> list[Interval]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LOCK_ATTEMPTS = 500  # 0.02 s apart: ten seconds
 _BUSY_SECONDS = 5.0
+_SETTLED_NS = 500_000_000  # far more than a tick, and than a file system with coarser times of its own
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -118,6 +119,27 @@ class Files:
             yield
         finally:
             os.close(fd)
+
+    def stamp(self, *paths: Path) -> tuple[tuple[int, ...], ...] | None:
+        """What these files and folders are recognised by: equal stamps mean that nothing was written to them in between.
+
+        None while one has changed so lately that a further change could leave the same times: they are taken from the
+        kernel's coarse clock, which stands still for a few milliseconds (Linux, current_time in fs/inode.c).
+        """
+        settled = time.time_ns() - _SETTLED_NS
+        found: list[tuple[int, ...]] = []
+        for path in paths:
+            try:
+                facts = path.lstat()
+            except FileNotFoundError:
+                facts = None
+            if facts is None or (stat.S_ISREG(facts.st_mode) and not facts.st_size):
+                found.append(())  # SQLite makes and removes an empty log as connections come and go
+                continue
+            if max(facts.st_mtime_ns, facts.st_ctime_ns) > settled:
+                return None
+            found.append((facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns))
+        return tuple(found)
 
     def connect(self, path: Path, *, create: bool) -> sqlite3.Connection:
         """A connection in autocommit mode; closing it is the caller's."""

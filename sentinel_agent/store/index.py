@@ -1,7 +1,7 @@
 """The index of the incidents: a SQLite file that makes listing fast and keeps the rules' limits.
 
-The folders are the truth. Before every answer the index is brought in line with their names. One that is missing,
-damaged, foreign or of another version is moved aside and built anew. Where none can be written (full or read-only
+The folders are the truth. Before every answer the index is brought in line with their names, unless neither it nor
+the folder that holds them was written to since the last time. One that is missing, damaged, foreign or of another version is moved aside and built anew. Where none can be written (full or read-only
 disk), the answer comes from one in memory. Each call has its own connection, so any thread and any number of
 processes may call.
 """
@@ -115,6 +115,9 @@ class Index:
         self._lock = data_dir / LOCK_NAME
         self._incidents = incidents
         self._files = files
+        self._in_line: tuple[tuple[int, ...], ...] | None = (
+            None  # the stamp of when it was; replaced as a whole
+        )
 
     def check(self) -> None:
         """Look at the whole file, replace it if it is damaged, and try again what could not be read before."""
@@ -241,7 +244,7 @@ class Index:
             with contextlib.closing(self._files.connect(self._path, create=False)) as db:
                 self._recognise(db)
                 db.execute("PRAGMA synchronous = NORMAL")
-                self._reconcile(db)
+                self._bring_in_line(db)
                 return work(db)
 
     def _recognise(self, db: sqlite3.Connection) -> None:
@@ -284,6 +287,14 @@ class Index:
             return None
         return facts.st_ino if stat.S_ISREG(facts.st_mode) else None
 
+    def _bring_in_line(self, db: sqlite3.Connection) -> None:
+        """Reconcile, unless nothing was written since; the stamp is taken first, so that what comes meanwhile is seen."""
+        log_file = self._path.with_name(INDEX_NAME + "-wal")
+        stamp = self._files.stamp(self._incidents, self._path, log_file)
+        if stamp is None or stamp != self._in_line:
+            self._reconcile(db)
+            self._in_line = stamp
+
     def _reconcile(self, db: sqlite3.Connection) -> None:
         """Add the folders that have no row and remove the rows that have no folder.
 
@@ -292,6 +303,8 @@ class Index:
         """
         known = _known_ids(db)
         present = set(sealed_ids(self._incidents))
+        if not all(map(is_id, known - present)):
+            raise _UnusableError("it is damaged: a row is about no incident")
         for batch in _batches(sorted(present - known)):
             found = [item for item in map(self._examine, batch) if item]
             with _transaction(db):
@@ -324,10 +337,7 @@ class Index:
 
 
 def _known_ids(db: sqlite3.Connection) -> set[str]:
-    known = {row[0] for row in db.execute("SELECT id FROM incidents UNION ALL SELECT id FROM unreadable")}
-    if not all(map(is_id, known)):
-        raise _UnusableError("it is damaged: a row is about no incident")
-    return known
+    return {row[0] for row in db.execute("SELECT id FROM incidents UNION ALL SELECT id FROM unreadable")}
 
 
 def row_of(incident: Incident, size: int) -> IncidentRow:

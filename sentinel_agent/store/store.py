@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sentinel_agent.core.units import format_size
-from sentinel_agent.errors import NoSuchIncidentError, StoreError
+from sentinel_agent.errors import NoSuchIncidentError, SentinelError, StoreError
+from sentinel_agent.store import digests
 from sentinel_agent.store import owner as owners
 from sentinel_agent.store.files import FULL, Files, store_error
 from sentinel_agent.store.folder import (
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
     from sentinel_agent.clock import Clock
     from sentinel_agent.config.settings import StoreSettings
     from sentinel_agent.core.model import Incident, IncidentRow, TargetId
+    from sentinel_agent.profile.packed import Packed
 
+_DIGESTED_AT_ONCE = 2 * 1024**2
+"""A larger timeline is left to whoever asks for it: reading it back takes some ten times its size."""
 _CLOSE_AMONG = 1000
 
 log = logging.getLogger(__name__)
@@ -155,6 +159,10 @@ class Store:
         except StoreError as error:
             self._drop(error)
             raise
+        with contextlib.suppress(
+            OSError, ValueError, LookupError, SentinelError
+        ):  # a copy, made when asked for
+            self._keep_digest(incident.id, digests.make(self._incidents / incident.id, _DIGESTED_AT_ONCE))
         self._retain()
         return row_of(incident, size)
 
@@ -224,6 +232,21 @@ class Store:
             )
         return path
 
+    def digest(self, incident_id: str, *, anew: bool = False) -> Packed:
+        """The timeline of an incident, packed; `anew` where what was there before turned out to be of no use.
+
+        Raises:
+            FileNotFoundError: no such incident, or it has no timeline.
+            OSError, PeerError, ValueError, IndexError: its timeline cannot be used.
+        """
+        folder = self._incidents / incident_id
+        found = None if anew else digests.load(folder)
+        if found is None:
+            found = digests.make(folder)
+            with contextlib.suppress(OSError):  # not our folder, or no room: it is made again next time
+                self._keep_digest(incident_id, found)
+        return found
+
     def delete(self, incident_id: str) -> None:
         """Remove one incident, readable or not; the whole id is asked for.
 
@@ -278,6 +301,10 @@ class Store:
                 f"store.min_free_bytes asks for {format_size(needed)}",
                 hint="free some space, or choose another --data-dir",
             )
+
+    def _keep_digest(self, incident_id: str, digest: Packed) -> None:
+        if self._files.free_bytes(self._incidents) >= self.settings.min_free_bytes:
+            digests.keep(self._incidents / incident_id, digest, self._files)
 
     def _retain(self) -> None:
         """Failures are noted: they must not make a saved incident look lost."""

@@ -84,7 +84,7 @@ async def test_a_chunked_and_a_zipped_request_and_a_zipped_reply(store: Store, f
         )
         assert await chunked.json() == await zipped.json() != {}
         small = await client.post(
-            f"{SERVICE}ProfileTypes", data=b"", headers=json | {"Accept-Encoding": "gzip"}
+            f"{SERVICE}GetProfileStats", data=b"", headers=json | {"Accept-Encoding": "gzip"}
         )
         assert "Content-Encoding" not in small.headers
         for number in range(20):
@@ -260,19 +260,32 @@ async def test_tasks_and_threads(store: Store, fake_clock: FakeClock) -> None:
         assert (graph["total"], graph["names"][1]) == ("1", "MainThread")
 
 
-async def test_memory_by_line(store: Store, fake_clock: FakeClock) -> None:
-    """What tracemalloc saw grow, under its file; a line that shrank is not drawn."""
-    lines = [
-        {"file": "/srv/app/cache.py", "line": 7, "bytes": 5000, "blocks": 3},
-        {"file": "/srv/app/cache.py", "line": 9, "bytes": -20, "blocks": -1},
+async def test_memory_by_traceback(store: Store, fake_clock: FakeClock) -> None:
+    """What tracebacks hold and what they allocated meanwhile, bytes and blocks, under their file; one that shrank is not drawn."""
+    held = {"held_bytes": 9000, "held_blocks": 5}
+    sites = [
+        {
+            "bytes": 5000,
+            "blocks": 3,
+            **held,
+            "lines": [{"file": "/srv/app/cache.py", "line": 7}, {"file": "/srv/app/main.py", "line": 2}],
+        },
+        {
+            "bytes": -20,
+            "blocks": -1,
+            "held_bytes": 0,
+            "held_blocks": 0,
+            "lines": [{"file": "/srv/app/cache.py", "line": 9}],
+        },
     ]
-    save(store, files={"tracemalloc.json": msgspec.json.encode({"lines": lines})})
+    save(store, files={"tracemalloc.json": msgspec.json.encode({"sites": sites})})
+    figures = {"inuse_space": "9000", "inuse_objects": "5", "alloc_space": "5000", "alloc_objects": "3"}
     async with client_of(store, fake_clock) as client:
-        reply = await ask(
-            client, "SelectMergeStacktraces", profileTypeID="memory:inuse_space:bytes:space:bytes"
-        )
-        graph = reply["flamegraph"]
-        assert (graph["total"], graph["names"][1:]) == ("5000", ["app/cache.py", "app/cache.py:7"])
+        for kind in (kind for kind in TYPES if kind.startswith("memory:")):
+            graph = (await ask(client, "SelectMergeStacktraces", profileTypeID=kind))["flamegraph"]
+            assert graph["total"] == figures.pop(kind.split(":")[1])
+            assert graph["names"][1:] == ["app/main.py", "app/main.py:2", "app/cache.py:7"]
+    assert not figures
 
 
 async def test_labels_that_drilldown_needs(store: Store, fake_clock: FakeClock) -> None:
@@ -315,6 +328,25 @@ async def test_a_merged_pprof_and_the_older_render(store: Store, fake_clock: Fak
         assert document["flamebearer"]["numTicks"] / NANO == 8.75
         assert (await client.get("/pyroscope/render", params=query | {"format": "dot"})).status == 501
         assert (await client.get("/pyroscope/render", params=query | {"from": "yesterday"})).status == 400
+
+
+async def test_the_older_difference(store: Store, fake_clock: FakeClock) -> None:
+    """/pyroscope/render-diff says what Diff says; two types cannot be compared."""
+    saved = save_spike(store)
+    fake_clock.advance(60)
+    side = f'{CPU}{{dump_id="{saved}",phase="%s"}}'
+    times = {
+        f"{at}{end}": value for at in ("left", "right") for end, value in (("From", "0"), ("Until", "now"))
+    }
+    query = times | {"leftQuery": side % "before", "rightQuery": side % "during"}
+    async with client_of(store, fake_clock) as client:
+        document = await (await client.get("/pyroscope/render-diff", params=query)).json()
+        assert (document["leftTicks"] / NANO, document["rightTicks"] / NANO) == (3.75, 5)
+        assert document["metadata"]["format"] == "double"
+        assert document["flamebearer"]["levels"][0] == [0, 3_750_000_000, 0, 0, 5_000_000_000, 0, 0]
+        other = await client.get("/pyroscope/render-diff", params=query | {"leftQuery": WALL})
+        assert (other.status, (await other.json())["code"]) == (400, "invalid_argument")
+        assert (await client.get("/pyroscope/render-diff", params=query | {"leftFrom": "x"})).status == 400
 
 
 async def test_few_nodes_and_a_call_site(store: Store, fake_clock: FakeClock) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_agent.profile import digest as digests
-from sentinel_agent.profile import speedscope
-from sentinel_agent.profile.digest import Costs, Digest, StackTable, digest, digest_timeline, gaps
+from sentinel_agent.profile import packed, speedscope
+from sentinel_agent.profile.digest import Costs, Digest, StackTable, digest, gaps
 from tests.api.support import recording
 from tests.profile.records import records
 
 if TYPE_CHECKING:
+    from sentinel_agent.profile.digest import Interval, View
     from sentinel_agent.profile.flamegraph import Folded
     from sentinel_agent.profile.record import ProfileRecord
 
@@ -28,6 +30,13 @@ INTERVALS = st.lists(
 def stacks(table: StackTable, costs: Costs) -> Folded:
     names = table.stacks()
     return {names[number]: cost for number, cost in costs.items()}
+
+
+def digest_timeline(
+    file: speedscope.File, view: View, table: StackTable, inside: list[Interval] | None = None
+) -> Digest:
+    """Packed, written, read back, folded."""
+    return packed.fold(packed.decode(packed.encode(packed.pack(file))), view, table, inside)
 
 
 def whole(found: Digest) -> int:
@@ -68,6 +77,9 @@ def test_the_short_way_is_the_long_way(view: digests.View, record: ProfileRecord
     short = digest_timeline(speedscope.read(file), view, table)
     if view == "cpu":
         assert stacks(table, short.during) == stacks(table, long.during)
+    everything = digest_timeline(speedscope.read(file), view, table, [(0.0, 1e12)])
+    for part in ("before", "during", "seconds"):
+        assert dict(getattr(everything, part).items()) == dict(getattr(short, part).items())
     assert whole(short) == whole(long) == sum(cost for _, cost in short.seconds.items())
 
 
@@ -93,6 +105,47 @@ def test_a_file_that_contradicts_itself_is_refused() -> None:
     file.sentinel = None
     with pytest.raises(ValueError, match="no times"):
         digest_timeline(file, "cpu", StackTable())
+
+
+@given(st.data())
+def test_a_damaged_digest_is_refused(data: st.DataObject) -> None:
+    """Whatever byte is changed, and wherever it ends: it is never half used."""
+    whole_one = packed.encode(packed.pack(speedscope.read(speedscope.encode(recording(1000.0)))))
+    at = data.draw(st.integers(0, len(whole_one) - 1))
+    flipped = bytearray(whole_one)
+    flipped[at] ^= data.draw(st.integers(1, 255))
+    for broken in (bytes(flipped), whole_one[:at], b""):
+        with pytest.raises(ValueError, match="a digest"):
+            packed.decode(broken)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": []},
+        {"stacks": []},
+        {"places": []},
+        {"runs": b"\1"},
+        {"costs": b""},
+    ],
+)
+def test_a_digest_that_contradicts_itself_is_refused(change: dict[str, object]) -> None:
+    """One that somebody else wrote, with a good checksum, leads nowhere: an error that the reader knows."""
+    good = packed.pack(speedscope.read(speedscope.encode(recording(1000.0))))
+    bad = packed.decode(packed.encode(msgspec.structs.replace(good, **change)))
+    with pytest.raises((ValueError, IndexError)):
+        packed.fold(bad, "wall", StackTable(), [(0.0, 1e12)])
+
+
+def test_times_that_cannot_be_are_refused() -> None:
+    """Numbers that no clock shows do not come further."""
+    for change in ({"start": 1e300}, {"weight": 1e300}):
+        file = speedscope.read(speedscope.encode(recording(1000.0)))
+        assert file.sentinel is not None
+        file.sentinel.start = change.get("start", file.sentinel.start)
+        file.profiles[0].weights[3] = change.get("weight", file.profiles[0].weights[3])
+        with pytest.raises(ValueError, match="time"):
+            packed.pack(file)
 
 
 @given(INTERVALS)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from sentinel_agent.core.model import Role, TargetId
 from sentinel_agent.errors import StoreError
+from sentinel_agent.store import files, index
 from sentinel_agent.store.files import Files
-from sentinel_agent.store.folder import encode_incident
+from sentinel_agent.store.folder import encode_incident, sealed_ids
 from sentinel_agent.store.index import IncidentFilter, Index
 from sentinel_agent.store.store import Store
 from sentinel_agent.testing import make_target
@@ -170,6 +171,46 @@ def test_an_index_that_is_up_to_date_opens_no_document(
 
     monkeypatch.setattr("sentinel_agent.store.index.read_incident", refuse)
     assert len(Store(store.data_dir, SETTINGS, fake_clock).open().list()) == 5
+
+
+def test_folders_are_listed_again_only_after_a_change(
+    store: Store, fake_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nobody writes, an answer costs no look at the folders; a change by whomever is seen by the next one."""
+    looks = []
+
+    def counted(folder: Path) -> list[str]:
+        looks.append(folder)
+        return sealed_ids(folder)
+
+    monkeypatch.setattr(index, "sealed_ids", counted)
+    monkeypatch.setattr(files, "_SETTLED_NS", -(10**18))  # a change a moment ago is as good as an old one
+    place = store.data_dir
+    first = save(store, START)
+    assert [row.id for row in store.list()] == [first]
+    store.list()
+    looks.clear()
+    assert [row.id for row in store.list(IncidentFilter(rule="cpu-spike"))] == [first]
+    assert looks == []
+
+    seen = Files().stamp(place / "incidents")
+    second = save(Store(place, SETTINGS, fake_clock), START + 1)  # as another process would
+    while Files().stamp(place / "incidents") == seen:  # within one tick of the kernel's clock
+        (place / "incidents" / "nothing").touch()
+        (place / "incidents" / "nothing").unlink()
+    assert [row.id for row in store.list()] == [second, first]
+    store.list()
+    looks.clear()
+    (place / INDEX).write_bytes(b"")  # somebody loses it
+    assert [row.id for row in store.list()] == [second, first]
+    assert looks
+
+
+def test_what_was_written_a_moment_ago_has_no_stamp(tmp_path: Path) -> None:
+    """Two changes within a tick of the kernel's clock leave the same times: such a stamp would say too much."""
+    (tmp_path / "new").write_bytes(b"1")
+    assert Files().stamp(tmp_path / "new") is None
+    assert Files().stamp(tmp_path / "missing") == ((),)
 
 
 def test_an_unreadable_incident_is_reported_apart_and_kept(
