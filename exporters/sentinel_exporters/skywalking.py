@@ -1,16 +1,17 @@
-"""SkyWalking 9 and 10 over gRPC: segments, meters, events, logs, and the instance they belong to.
+"""SkyWalking 9 and 10 over gRPC or HTTP: segments, meters, events, logs, and the instance they belong to.
 
 A request is one segment with its Entry and Exit spans, because traces that come as OTLP are shown but give SkyWalking no
 topology and no figures of services. Meters are those that its own Python dashboard shows (`instance_pvm_*`, percent) and
 ours as `sentinel_*`, which the server keeps only with the rules in `skywalking-meters.yaml` beside this module. grpclib
-carries the bytes; a reply is empty or commands that we do not take, so none is read.
+carries the bytes; a reply is empty or commands that we do not take, so none is read. Over HTTP the protocol has no meters:
+readings then only keep their instance alive.
 
 Sources: skywalking-data-collect-protocol v3; SkyWalking's Cross Process Propagation Headers Protocol v3 (sw8).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -36,9 +37,11 @@ from sentinel_agent.profile.protobuf import block
 from sentinel_exporters import _skywalking_messages as make
 from sentinel_exporters._common import as_text, event_facts, event_target, event_words, incident_ids, sound
 from sentinel_exporters._grpc import GrpcSender
+from sentinel_exporters._skywalking_rest import rest_call
+from sentinel_exporters.http import HttpOptions, HttpSender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sentinel_agent.core.model import Target
     from sentinel_agent.core.span import Span
@@ -63,7 +66,11 @@ _PVM = {
     "threads": "instance_pvm_thread_active_count",
     **{f"gc_collected_gen{generation}": f"instance_pvm_gc_g{generation}" for generation in range(3)},
 }
-"""What the stock dashboard shows; its `instance_pvm_gc_time` needs a sum of all collections, which nobody outside can read."""
+"""What the stock dashboard shows, beside `_GC_TIME`."""
+_GC_TIME = "instance_pvm_gc_time"
+"""Milliseconds in all collections so far, of which the dashboard shows the increase within a minute. CPython keeps no such
+sum that could be read, so it is estimated: the recorder's looks tell what share of the time the collector was at work."""
+_LONGEST_TICK = 60.0
 _HOST = {
     "host_cpu_percent": "instance_pvm_total_cpu_utilization",
     "host_memory_percent": "instance_pvm_total_mem_utilization",
@@ -71,17 +78,22 @@ _HOST = {
 
 
 class Options(ExporterOptions, frozen=True, kw_only=True):
-    """Where the OAP server is: `oap:11800`."""
+    """Where the OAP server is: `oap:11800`, or `oap:12800` over HTTP."""
 
     address: Annotated[
         str,
         Meta(
             pattern=r"^.+:\d{1,5}$",
             extra={"unit": "address"},
-            description="host and port of the gRPC receiver",
+            description="host and port of the receiver",
         ),
     ]
-    token: Annotated[Secret | None, Meta(description="sent as the metadata `authentication`")] = None
+    protocol: Annotated[
+        Literal["grpc", "http"], Meta(description="how it is spoken to; over HTTP it takes no readings")
+    ] = "grpc"
+    token: Annotated[
+        Secret | None, Meta(description="sent as `authentication`, in the metadata or a header field")
+    ] = None
     tls: Annotated[bool, Meta(description="whether the connection is encrypted")] = False
     ca_file: Annotated[
         str | None, Meta(description="certificates to trust, PEM; unset: those of the system")
@@ -116,11 +128,18 @@ class SkyWalkingExporter:
         self._clock = context.clock
         self._host = context.host
         metadata = {"authentication": options.token} if options.token else {}
-        self._grpc = GrpcSender(options.address, metadata, tls=options.tls, ca_file=options.ca_file)
+        self._wire: GrpcSender | _RestSender
+        if options.protocol == "http":
+            self._wire = _RestSender(options, metadata, context)
+        else:
+            self._wire = GrpcSender(options.address, metadata, tls=options.tls, ca_file=options.ca_file)
         self._known: dict[tuple[str, str], float] = {}
         self._heard: dict[tuple[str, str], float] = {}
         self._machine: dict[str, float] = {}
         self._memory = 0.0
+        self._collected: dict[
+            tuple[str, str], tuple[float, float]
+        ] = {}  # (time of the reading, milliseconds so far)
 
     # -- encoding --------------------------------------------------------------------------------------------
 
@@ -177,9 +196,21 @@ class SkyWalkingExporter:
                 values = {_PVM.get(name, f"sentinel_{name}"): value for name, value in item.values.items()}
                 if self._memory and "rss" in item.values:  # no limit of a container: percent of the machine
                     values.setdefault(_PVM["rss_limit"], item.values["rss"] / self._memory * 100)
+                if "gc_share" in item.values:
+                    values[_GC_TIME] = self._gc_time(who, item.time, item.values["gc_share"])
                 found.append(make.meters(*who, int(item.time * 1000), values | self._machine))
                 instances.setdefault(who, self._properties(item.target))
         return _Body([(_METERS, found)], [(*who, facts) for who, facts in instances.items()])
+
+    def _gc_time(self, who: tuple[str, str], time: float, share: float) -> float:
+        """Milliseconds that the collector has taken since this instance was first heard of."""
+        before, total = self._collected.pop(who, (time, 0.0))
+        passed = min(max(0.0, time - before), _LONGEST_TICK)
+        total += share / 100 * passed * 1000
+        self._collected[who] = (time, total)
+        if len(self._collected) > _INSTANCES_KEPT:
+            self._collected.pop(next(iter(self._collected)))
+        return total
 
     def _events(self, events: Iterable[ExportedEvent]) -> _Body:
         found: list[bytes] = []
@@ -248,17 +279,19 @@ class SkyWalkingExporter:
         for service, instance, facts in batch.instances:
             await self._introduce(service, instance, facts, now)
         for method, messages in batch.calls:
-            await self._grpc.call(method, messages)
+            if method == _METERS and self._options.protocol == "http":
+                return "OK: the instance is kept alive; over HTTP SkyWalking takes no readings"
+            await self._wire.call(method, messages)
         return f"OK: {sum(len(messages) for _, messages in batch.calls)} messages"
 
     async def _introduce(self, service: str, instance: str, facts: dict[str, str], now: float) -> None:
         who = (service, instance)
         if now - self._known.get(who, -PROPERTIES_SECONDS) >= PROPERTIES_SECONDS:
             about = make.properties(service, instance, facts, self._options.layer)
-            await self._grpc.call(_PROPERTIES, [about])
+            await self._wire.call(_PROPERTIES, [about])
             self._known[who] = self._heard[who] = now
         elif now - self._heard.get(who, 0.0) >= PING_SECONDS:
-            await self._grpc.call(_PING, [make.ping(service, instance, self._options.layer)])
+            await self._wire.call(_PING, [make.ping(service, instance, self._options.layer)])
             self._heard[who] = now
         while len(self._known) > _INSTANCES_KEPT:
             oldest = min(self._known, key=lambda each: self._known[each])
@@ -267,7 +300,31 @@ class SkyWalkingExporter:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._grpc.close()
+        await self._wire.close()
+
+
+class _RestSender:
+    """The calls of `GrpcSender` over HTTP, for the methods that have an endpoint."""
+
+    def __init__(self, options: Options, headers: Mapping[str, str], context: ExporterContext) -> None:
+        self._url = f"{'https' if options.tls else 'http'}://{options.address}"
+        made = HttpOptions(
+            url=self._url, headers=dict(headers), ca_file=options.ca_file, timeout=options.timeout
+        )
+        self._http = HttpSender(made, context)
+
+    async def call(self, method: str, messages: Sequence[bytes]) -> None:
+        """POST the messages.
+
+        Raises:
+            SendError: the status is no success, or there is none.
+        """
+        path, body = rest_call(method, messages)
+        await self._http.post(self._url + path, body, "application/json")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
 
 
 def placed(spans: Sequence[Span]) -> tuple[str, str, list[tuple[int, int]]]:

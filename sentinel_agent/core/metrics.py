@@ -68,6 +68,7 @@ METRICS: dict[str, Metric] = {
             for generation in range(3)
         ),
         Metric("gc_pause", "seconds", "longest time that one garbage collection was seen at work"),
+        Metric("gc_share", "percent", "share of time that garbage collections took, estimated from looks"),
         Metric("rps", "per_second", "requests through the embedded proxy"),
         Metric("error_rate", "percent", "share of the proxy's requests that failed"),
         Metric("latency_p99", "seconds", "99th percentile of the proxy's request duration"),

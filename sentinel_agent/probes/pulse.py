@@ -3,7 +3,9 @@
 Of a loop that shows nothing of itself, the kernel tells one thing: a thread that was asleep in a callback at both looks, and has
 used no CPU time between them, is still in it. So a call that blocks is seen there, and one that computes is not.
 
-Both are lower bounds, never overstated: the time between the first and the last look that saw one and the same callback, or one
+What share of its time the collector takes is an estimate that leans to neither side: the share of the looks that saw it at work.
+
+A stall and a pause are lower bounds, never overstated: the time between the first and the last look that saw one and the same callback, or one
 and the same collection. The resolution is one sampling period of the flight recorder, whose looks these are; what is
 shorter than that may be seen as 0.
 """
@@ -76,6 +78,7 @@ class Pulse:
         self._collections = Stretches()
         self._looks = self._loops = self._opaque = 0
         self._collector_looks = 0
+        self._seen_at_work = self._looked_at = 0
         self._unreadable: str | None = None
 
     def see(
@@ -120,7 +123,10 @@ class Pulse:
         state = None if collector.idle() else collector.read()
         self._collector_looks += 1
         after = clock() if clock else now
-        self._collections.see(0, state.collections if state and state.collecting else None, now, after)
+        at_work = state is not None and state.collecting
+        self._looked_at += 1
+        self._seen_at_work += at_work
+        self._collections.see(0, state.collections if state and at_work else None, now, after)
 
     def stall(self) -> float | str | None:
         """Seconds of the longest stall since this was last asked; why it is not known; None where no loop runs."""
@@ -138,3 +144,9 @@ class Pulse:
         looks, self._collector_looks = self._collector_looks, 0
         longest = self._collections.take()
         return longest if looks else self._unreadable or NOT_RECORDED
+
+    def share(self) -> float | str:
+        """Percent of the looks since this was last asked that saw the collector at work, or why it is not known."""
+        looks, seen = self._looked_at, self._seen_at_work
+        self._looked_at = self._seen_at_work = 0
+        return 100.0 * seen / looks if looks else self._unreadable or NOT_RECORDED

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PulseProbe:
-    """One metric, in seconds, that `ask` has of the pulse: None for no reading, words for why it is not known."""
+    """One metric that `ask` has of the pulse: None for no reading, words for why it is not known."""
 
     def __init__(self, subject: Subject, metric: str, ask: Callable[[Pulse], float | str | None]) -> None:
         self.metrics = (metric,)
@@ -49,3 +49,8 @@ def loop_stall(subject: Subject) -> PulseProbe:
 def gc_pause(subject: Subject) -> PulseProbe:
     """`gc_pause`: the longest that one collection was seen at work since the last tick."""
     return PulseProbe(subject, "gc_pause", Pulse.pause)
+
+
+def gc_share(subject: Subject) -> PulseProbe:
+    """`gc_share`: percent of the looks since the last tick that saw the collector at work, which estimates its time."""
+    return PulseProbe(subject, "gc_share", Pulse.share)

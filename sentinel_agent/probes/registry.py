@@ -23,7 +23,7 @@ from sentinel_agent.probes.gc import GcProbe
 from sentinel_agent.probes.live import LiveReader
 from sentinel_agent.probes.memory import MemoryProbe
 from sentinel_agent.probes.oom import OomCount, OomKillsProbe
-from sentinel_agent.probes.pulse_probe import gc_pause, loop_stall
+from sentinel_agent.probes.pulse_probe import gc_pause, gc_share, loop_stall
 from sentinel_agent.probes.storage import StorageProbe, WaitProbe
 from sentinel_agent.probes.switches import SwitchesProbe
 from sentinel_agent.probes.tasks import TasksProbe
@@ -61,6 +61,7 @@ BUILT_IN: dict[str, ProbeFactory] = {
     "loop_stall": loop_stall,
     "gc": GcProbe,
     "gc_pause": gc_pause,
+    "gc_share": gc_share,
 }
 
 

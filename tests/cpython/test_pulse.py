@@ -97,15 +97,18 @@ def test_the_collector_counts_as_the_target_does(python: Path, start_target: Sta
 
 
 def test_a_long_collection_is_as_long_as_it_says_itself(python: Path, start_target: StartTarget) -> None:
-    """One collection of 0.4 s is a pause of that length, less two looks at most; without one it is 0."""
+    """One collection of 0.4 s is a pause of that length, less two looks at most, and that share of time; without one 0."""
     watch = Watch(start_target(python, PROGRAM))
     watch.during("idle 0.1")
-    assert watch.pulse.pause() == 0.0
-    watch.gap = 0.0
+    assert watch.pulse.pause() == watch.pulse.share() == 0.0
+    watch.gap, began = 0.0, _now()
     start, end = watch.during("collect 0.4")
     pause = watch.pulse.pause()
     assert isinstance(pause, float)
     assert 0.4 - 2 * watch.gap <= pause <= end - start
+    share = watch.pulse.share()
+    assert isinstance(share, float)
+    assert share / 100 * (_now() - began) == pytest.approx(end - start, abs=4 * watch.gap)
 
 
 def test_of_a_loop_that_cannot_be_seen_only_sleep_is_proven(python: Path, start_target: StartTarget) -> None:
@@ -135,7 +138,7 @@ def test_without_a_loop_and_without_a_recorder_there_is_no_figure(
 ) -> None:
     """A program without asyncio has no stall; where nobody looked, that is the reason."""
     watch = Watch(start_target(python, "-c", "print('{}', flush=True); input()"))
-    assert watch.pulse.stall() == watch.pulse.pause() == NOT_RECORDED
+    assert watch.pulse.stall() == watch.pulse.pause() == watch.pulse.share() == NOT_RECORDED
     watch.pulse.see(watch.interpreter, watch.interpreter.sample(), _now())
     assert watch.pulse.stall() is None
     assert watch.pulse.stall() == NOT_RECORDED

@@ -24,7 +24,7 @@ from sentinel_exporters._grpc import _codec, blame
 from sentinel_exporters._skywalking_messages import meters
 from sentinel_exporters.skywalking import Options, SkyWalkingExporter, placed
 from tests.export.support import NOW, TARGET, group, readings, span
-from tests.exporters.support import context, free_port, incident, options, oracle
+from tests.exporters.support import context, free_port, incident, options, oracle, serving, status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,9 +34,18 @@ SCRIPT = Path(__file__).parent / "oracle_env" / "skywalking_oracle.py"
 
 def decoded(kind: str, messages: Sequence[bytes]) -> list[dict[str, Any]]:
     """The messages as the official stubs read them."""
-    text = "".join(f"{message.hex()}\n" for message in messages)
+    return judged("decode", kind, [message.hex() for message in messages])
+
+
+def judged(how: str, kind: str, lines: Sequence[str]) -> list[dict[str, Any]]:
+    """What the official stubs make of messages in hex (`decode`) or in JSON (`parse`), one a line."""
     done = subprocess.run(
-        [oracle(), SCRIPT, "decode", kind], input=text, capture_output=True, text=True, timeout=60, check=True
+        [oracle(), SCRIPT, how, kind],
+        input="".join(f"{line}\n" for line in lines),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -168,6 +177,22 @@ def test_meters_have_the_names_of_the_stock_dashboard() -> None:
     }
 
 
+def test_the_time_in_collections_only_grows() -> None:
+    """Milliseconds so far: a tick's share of its time is added, a gap of an hour adds a minute's, a clock set back none."""
+    exporter = made()
+    who = ("gateway", "host-1")
+    found = [exporter._gc_time(who, NOW + at, 10.0) for at in (0.0, 1.0, 3.0, 3603.0, 3000.0)]
+    assert found == pytest.approx([0.0, 100.0, 300.0, 6300.0, 6300.0])
+    body = exporter.encode("metrics", [readings(NOW, gc_share=50.0), readings(NOW + 1, gc_share=50.0)])
+    assert body is not None
+    ((_, messages),) = msgspec.msgpack.decode(body)[0]
+    told = [
+        {each["singleValue"]["name"]: each["singleValue"]["value"] for each in one["meterData"]}
+        for one in decoded("MeterDataCollection", messages)
+    ]
+    assert told[1] == {"sentinel_gc_share": 50.0, "instance_pvm_gc_time": 6800.0}
+
+
 def test_an_incident_is_an_event_that_begins_and_ends_and_a_log() -> None:
     """Opened and sealed have one uuid; a layer is always said; the words are one line; the log has the trace."""
     sealed = incident(summary="cpu is\nhigh")
@@ -280,6 +305,76 @@ async def test_a_grpcio_server_takes_every_call() -> None:
     assert [each["traceId"] for each in batch] == [f"{number:032x}" for number in range(1, 301)]
 
 
+async def test_over_http_every_message_is_the_same() -> None:
+    """What the endpoints get is, for the official parser of ProtoJSON, the message that gRPC gets; readings ping."""
+    async with serving() as server:
+        exporter = made(server.port, protocol="http", token="s3cret")
+        served = group(7)
+        served = (
+            msgspec.structs.replace(
+                served[0], status="error", status_message="é", events=(SpanEvent(5, "x"),)
+            ),
+            served[1],
+        )
+        joined = span(
+            9,
+            skywalking=SkyWalking(
+                "t",
+                "mine",
+                0,
+                -1,
+                (SegmentReference("t", "s", 3, "shop", "i", "/buy", "gate:1"),),
+                skip_analysis=True,
+            ),
+        )
+        sent: dict[str, list[bytes]] = {}
+        for signal, items in (
+            ("spans", [served, (joined,)]),
+            (
+                "events",
+                [IncidentOpened(NOW, "x", "cpu", TARGET, "high"), IncidentSealed(NOW, incident(), "folder")],
+            ),
+        ):
+            body = exporter.encode(signal, items)  # type: ignore[arg-type]  # both are signals
+            assert body is not None
+            sent |= msgspec.msgpack.decode(body)[0]
+            assert (await exporter.send(signal, body)).startswith("OK")  # type: ignore[arg-type]  # as above
+        readings_body = exporter.encode("metrics", [readings()])
+        assert readings_body is not None
+        exporter._clock.advance(60.0)  # type: ignore[attr-defined]  # a FakeClock
+        assert "no readings" in await exporter.send("metrics", readings_body)
+        server.answers.append(status(401))
+        with pytest.raises(SendError) as raised:
+            await exporter.send("spans", exporter.encode("spans", [served]) or b"")
+        assert raised.value.blame == "refused"
+        await exporter.close()
+    got = {each.path: json.loads(each.body) for each in server.requests[:-1]}
+    assert list(got) == [
+        "/v3/management/reportProperties",
+        "/v3/segments",
+        "/v3/events",
+        "/v3/logs",
+        "/v3/management/keepAlive",
+    ]
+    assert {each.headers["authentication"] for each in server.requests} == {"s3cret"}
+    for path, kind, method in (
+        ("/v3/events", "Event", module._EVENTS),
+        ("/v3/logs", "LogData", module._LOGS),
+    ):
+        assert judged("parse", kind, [json.dumps(each) for each in got[path]]) == decoded(kind, sent[method])
+    (collection,) = decoded("SegmentCollection", sent[module._SEGMENTS])
+    assert (
+        judged("parse", "SegmentObject", [json.dumps(each) for each in got["/v3/segments"]])
+        == collection["segments"]
+    )
+    (properties,) = judged(
+        "parse", "InstanceProperties", [json.dumps(got["/v3/management/reportProperties"])]
+    )
+    assert {"key": "language", "value": "python"} in properties["properties"]
+    (ping,) = judged("parse", "InstancePingPkg", [json.dumps(got["/v3/management/keepAlive"])])
+    assert (ping["service"], ping["serviceInstance"], ping["layer"]) == ("gateway", "host-1", "GENERAL")
+
+
 async def test_an_instance_is_kept_alive() -> None:
     """After a minute of batches it is pinged, after five introduced again; not with every batch."""
     sent: list[str] = []
@@ -289,7 +384,7 @@ async def test_an_instance_is_kept_alive() -> None:
     async def call(method: str, messages: Sequence[bytes]) -> None:
         sent.append(method.rpartition("/")[2])
 
-    exporter._grpc.call = call  # type: ignore[method-assign]
+    exporter._wire.call = call  # type: ignore[method-assign]
     body = exporter.encode("metrics", [readings()])
     assert body is not None
     for _ in range(36):

@@ -61,3 +61,4 @@ def test_without_the_recorder_the_readings_say_why() -> None:
         probes.subject.reader.open()
         found = readings(probes)
         assert found["loop_stall"].error == found["gc_pause"].error == NOT_RECORDED
+        assert found["gc_share"].error == NOT_RECORDED

@@ -428,6 +428,7 @@ def test_all_probes_of_this_process_agree_with_its_own_account() -> None:
         "io_wait",
         "loop_stall",  # the recorder takes no looks here
         "gc_pause",
+        "gc_share",
     }
 
 

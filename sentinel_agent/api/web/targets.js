@@ -8,7 +8,7 @@ import { StackExplorer } from "./stacks.js";
 /** @typedef {(work: () => Promise<void>, seconds: number) => void} Repeat */
 
 /** @type {Record<string, string>} */
-const UNITS = { cpu: "percent", cpu_limit: "percent", rss: "bytes", rss_limit: "percent", io_read: "bytes_per_second", io_write: "bytes_per_second", io_wait: "percent", throttled: "percent", ctx_voluntary: "per_second", ctx_involuntary: "per_second", loop_stall: "seconds", gc_pause: "seconds" };
+const UNITS = { cpu: "percent", cpu_limit: "percent", rss: "bytes", rss_limit: "percent", io_read: "bytes_per_second", io_write: "bytes_per_second", io_wait: "percent", throttled: "percent", ctx_voluntary: "per_second", ctx_involuntary: "per_second", loop_stall: "seconds", gc_pause: "seconds", gc_share: "percent" };
 const SHOWN = ["cpu", "rss", "tasks", "threads", "fds"];
 
 /** @param {any} target @param {string[]} names */

@@ -1,6 +1,7 @@
 """Runs in an environment with apache-skywalking 1.2.0: the official messages and grpcio as a judge of our bytes.
 
-`decode MESSAGE` reads hex from stdin, one message a line, and prints each as JSON. `serve` listens with grpcio, prints
+`decode MESSAGE` reads hex from stdin, one message a line, and prints each as JSON; `parse MESSAGE` reads messages as JSON
+and prints each as `decode` does. `serve` listens with grpcio, prints
 its port, and when its input ends prints every message that it got as JSON, with method and metadata, one a line; with `quiet` it
 forgets them.
 """
@@ -12,7 +13,7 @@ import sys
 from concurrent import futures
 
 import grpc
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, Parse
 from skywalking.protocol.common import Command_pb2
 from skywalking.protocol.event import Event_pb2, Event_pb2_grpc
 from skywalking.protocol.language_agent import Meter_pb2, Meter_pb2_grpc, Tracing_pb2, Tracing_pb2_grpc
@@ -21,6 +22,7 @@ from skywalking.protocol.management import Management_pb2, Management_pb2_grpc
 
 MESSAGES = {
     "SegmentCollection": Tracing_pb2.SegmentCollection,
+    "SegmentObject": Tracing_pb2.SegmentObject,
     "MeterDataCollection": Meter_pb2.MeterDataCollection,
     "Event": Event_pb2.Event,
     "LogData": Logging_pb2.LogData,
@@ -98,7 +100,10 @@ def main():
         return
     kind = MESSAGES[sys.argv[2]]
     for line in sys.stdin:
-        print(json.dumps(plain(kind.FromString(bytes.fromhex(line.strip())))))
+        message = (
+            Parse(line, kind()) if sys.argv[1] == "parse" else kind.FromString(bytes.fromhex(line.strip()))
+        )
+        print(json.dumps(plain(message)))
 
 
 main()
