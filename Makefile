@@ -26,7 +26,7 @@ types: .venv/.test
 	$(BIN)/mypy
 
 # Every branch of the core; the tracer would slow the other tests, which read real processes.
-unit: .venv/.test $(INTERPRETERS)/.done $(ORACLE)/.done .cache/web/.done
+unit: .venv/.test $(INTERPRETERS)/.done $(ORACLE)/.done .cache/web/.done .cache/kubernetes/.done
 	$(BIN)/pytest tests/core --cov=sentinel_agent/core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 	$(BIN)/pytest -m "not e2e and not wheel and not containers and not interop" --ignore=tests/core
 
@@ -70,6 +70,11 @@ $(PROXIES)/.done: .venv/bin/python tests/e2e/proxies/requirements-proxypy.txt te
 # CPython 3.14 and 3.15 as targets of the tests, where they can be had; says why where not.
 $(INTERPRETERS)/.done: .venv/bin/python tools/interpreters.sh
 	@tools/interpreters.sh $(INTERPRETERS) $(BIN)/python
+
+# helm and kubectl, which render the manifests.
+.cache/kubernetes/.done: .venv/bin/python tools/kubernetes.sh
+	@tools/kubernetes.sh .cache/kubernetes $(BIN)/python
+	@touch $@
 
 # The web page's type checker, a Connect client, and Grafana's own types of dashboards.
 .cache/web/.done: .venv/bin/python tools/web.sh tests/api/node/package.json $(wildcard tests/api/node/*.mjs)
