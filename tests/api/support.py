@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from sentinel_agent.api.app import make_app
@@ -150,3 +151,15 @@ async def client_of(store: Store, clock: Any, **parts: Any) -> AsyncIterator[Tes
     context = Context(store, clock, parts.pop("guard", LOOPBACK), **parts)
     async with TestClient(TestServer(make_app(context))) as client:
         yield client
+
+
+@asynccontextmanager
+async def served(store: Store, clock: Any, live: Any = None) -> AsyncIterator[str]:
+    """The address of the application over this store, on a socket of its own."""
+    runner = web.AppRunner(make_app(Context(store, clock, LOOPBACK, live)), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

@@ -1,4 +1,4 @@
-"""The official Connect client makes every call in both encodings; the page's JavaScript has sound types."""
+"""The official Connect clients make every call in both encodings; the page's JavaScript has sound types."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import web
 
-from sentinel_agent.api.app import make_app
-from sentinel_agent.api.context import Context
 from sentinel_agent.api.pyroscope import METHODS
 from tests import needs
-from tests.api.support import CPU, DUMPS, LOOPBACK, MadeUpAgent, save_spike
+from tests.api.support import CPU, DUMPS, MadeUpAgent, save_spike, served
 from tests.api.test_messages import add_fields
 
 if TYPE_CHECKING:
@@ -51,16 +48,10 @@ def descriptors() -> bytes:
     return content
 
 
-@pytest.mark.parametrize("encoding", ["binary", "json"])
-async def test_the_official_client_makes_every_call(
-    store: Store, fake_clock: FakeClock, tmp_path: Path, encoding: str
-) -> None:
-    """It sends chunked bodies over HTTP/1.1, decodes every reply, and gets our errors with their codes."""
-    script = installed(NODE / "client.mjs")
-    saved = save_spike(store)
-    (tmp_path / "descriptors").write_bytes(descriptors())
+def calls_of(saved: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every call about one incident, and two that fail."""
     side = {"profileTypeID": CPU, "labelSelector": f'{{dump_id="{saved}"}}'}
-    calls: list[tuple[str, dict[str, Any]]] = [
+    return [
         ("ProfileTypes", {}),
         ("LabelNames", {}),
         ("LabelValues", {"name": "dump_id", "matchers": ["{}"]}),
@@ -74,39 +65,79 @@ async def test_the_official_client_makes_every_call(
         ("SelectSeries", {"profileTypeID": "nope"}),
         ("SelectMergeStacktraces", side | {"format": 3}),
     ]
-    runner = web.AppRunner(make_app(Context(store, fake_clock, LOOPBACK, MadeUpAgent())), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
+
+
+def check(replies: list[tuple[str, Any]], saved: str) -> None:
+    """What they answer, in proto3 JSON."""
+    calls = calls_of(saved)
+    wanted = ["ok"] * 10 + ["InvalidArgument", "Unimplemented"]
+    assert [status for status, _ in replies] == wanted, replies
+    by_name = {name: reply for (name, _), (_, reply) in zip(calls[:10], replies, strict=False)}
+    assert by_name["LabelValues"]["names"] == [saved]
+    assert by_name["SelectMergeStacktraces"]["flamegraph"]["total"] == "8750000000"
+    difference = by_name["Diff"]["flamegraph"]
+    assert difference["leftTicks"] == difference["rightTicks"] == "8750000000"
+    assert len(by_name["SelectMergeProfile"]["sample"]) == 2
+
+
+@pytest.mark.parametrize("encoding", ["binary", "json"])
+async def test_the_official_client_for_node_makes_every_call(
+    store: Store, fake_clock: FakeClock, tmp_path: Path, encoding: str
+) -> None:
+    """It sends chunked bodies over HTTP/1.1, decodes every reply, and gets our errors with their codes."""
+    script = installed(NODE / "client.mjs")
+    saved = save_spike(store)
+    (tmp_path / "descriptors").write_bytes(descriptors())
+    async with served(store, fake_clock, MadeUpAgent()) as base:
         done = await asyncio.to_thread(
             subprocess.run,
-            [
-                "node",
-                str(script),
-                f"http://127.0.0.1:{runner.addresses[0][1]}",
-                str(tmp_path / "descriptors"),
-                encoding,
-            ],
-            input=json.dumps(calls),
+            ["node", str(script), base, str(tmp_path / "descriptors"), encoding],
+            input=json.dumps(calls_of(saved)),
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
-    finally:
-        await runner.cleanup()
     assert done.returncode == 0, done.stderr
-    replies = json.loads(done.stdout)
-    assert [status for status, _ in replies] == ["ok"] * 10 + ["InvalidArgument", "Unimplemented"], replies
-    by_name = {name: reply for (name, _), (_, reply) in zip(calls[:10], replies, strict=False)}
-    assert by_name["LabelValues"]["names"] == [saved]
-    assert by_name["SelectMergeStacktraces"]["flamegraph"]["total"] == "8750000000"
-    assert (
-        by_name["Diff"]["flamegraph"]["leftTicks"]
-        == by_name["Diff"]["flamegraph"]["rightTicks"]
-        == "8750000000"
-    )
-    assert len(by_name["SelectMergeProfile"]["sample"]) == 2
+    check(json.loads(done.stdout), saved)
+
+
+@pytest.mark.parametrize("encoding", ["binary", "json"])
+async def test_the_official_client_for_python_makes_every_call(
+    store: Store, fake_clock: FakeClock, encoding: str
+) -> None:
+    """It sends gzipped bodies, decodes every reply, and gets our errors with their codes."""
+    saved = save_spike(store)
+    async with served(store, fake_clock, MadeUpAgent()) as base:
+        replies = await asyncio.to_thread(call_all, base, calls_of(saved), encoding)
+    check(replies, saved)
+
+
+def call_all(base: str, calls: list[tuple[str, dict[str, Any]]], encoding: str) -> list[tuple[str, Any]]:
+    """Make the calls with `connectrpc`; (`ok` or the error's code, the reply or the message) of each."""
+    rpc, methods, compat = (import_module(f"connectrpc.{name}") for name in ("client", "method", "compat"))
+    errors, proto = import_module("connectrpc.errors"), import_module("google.protobuf.message_factory")
+    forms = import_module("google.protobuf.json_format")
+    files = import_module("google.protobuf.descriptor_pb2").FileDescriptorSet.FromString(descriptors()).file
+    classes = proto.GetMessages(files, pool=import_module("google.protobuf.descriptor_pool").DescriptorPool())
+    codec = getattr(compat, f"google_protobuf_{encoding}_codec")()
+    found: list[tuple[str, Any]] = []
+    with rpc.ConnectClientSync(base, codec=codec, timeout_ms=30_000) as client:
+        for name, request in calls:
+            method = methods.MethodInfo(
+                name=name,
+                service_name="querier.v1.QuerierService",
+                input=classes[f"querier.v1.{name}Request"],
+                output=classes[f"querier.v1.{name}Reply"],
+                idempotency_level=methods.IdempotencyLevel.UNKNOWN,
+                stream_type=methods.StreamType.UNARY,
+            )
+            try:
+                reply = client.execute_unary(request=forms.ParseDict(request, method.input()), method=method)
+                found.append(("ok", forms.MessageToDict(reply)))
+            except errors.ConnectError as error:
+                found.append((error.code.name.title().replace("_", ""), error.message))
+    return found
 
 
 def test_the_pages_scripts_have_sound_types() -> None:
