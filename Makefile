@@ -81,7 +81,8 @@ $(INTERPRETERS)/.done: .venv/bin/python tools/interpreters.sh
 	@tools/web.sh .cache/web $(BIN)/python
 	@touch $@
 
-# Real backends that come from Maven and Go (the Zipkin server, an OpenTelemetry collector); `make test` does without.
+# Real backends and clients that come from Maven, Go and npm (the Zipkin server, an OpenTelemetry collector, Grafana's own
+# flame graph and the client of its data source); `make test` does without.
 interop: .venv/.test
 	tools/interop.sh .cache/interop
 	$(BIN)/pytest -m interop
