@@ -27,7 +27,7 @@ fi
 if command -v npm >/dev/null 2>&1; then
   mkdir -p flamegraph
   cp "$here"/tests/interop/flamegraph/* flamegraph/
-  (cd flamegraph && nice npm ci --silent --no-audit --no-fund --ignore-scripts --legacy-peer-deps && nice npm run --silent build)
+  (cd flamegraph && nice npm install --silent --no-audit --no-fund --ignore-scripts --legacy-peer-deps && nice npm run --silent build)
 else
   echo "Not built, so its test is skipped: Grafana's flame graph component (needs npm)" >&2
 fi

@@ -18,6 +18,7 @@ from sentinel_agent.errors import NoSuchTargetError
 from sentinel_agent.profile import pprof, speedscope
 from sentinel_agent.profile.record import ProfileRecord, RecordBuilder
 from sentinel_agent.testing import make_target
+from tests.profile.records import HOSTILE
 from tests.store.helpers import START, incident_of, save
 
 if TYPE_CHECKING:
@@ -163,3 +164,14 @@ async def served(store: Store, clock: Any, live: Any = None) -> AsyncIterator[st
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+def hostile_recording(start: float) -> ProfileRecord:
+    """A second of one stack whose functions, files and thread have every hostile name."""
+    builder = RecordBuilder(start=start, period=0.05, source="made up")
+    frames = [builder.frame(name, name, 1) for name in HOSTILE if name]
+    for number, name in enumerate(HOSTILE):
+        builder.add(
+            builder.thread(number + 1, name), frames, offset=float(number), weight=1.0, on_cpu=True, count=20
+        )
+    return builder.build()

@@ -12,7 +12,20 @@ from sentinel_agent.api import messages
 from sentinel_agent.api.pyroscope import METHODS, SERVICE
 from sentinel_agent.api.querier import TYPES, profile_id
 from sentinel_agent.profile import pprof
-from tests.api.support import CPU, DUMPS, TASKS, THREADS, WALL, MadeUpAgent, client_of, recording, save_spike
+from sentinel_agent.profile.record import MAX_NAME
+from tests.api.support import (
+    CPU,
+    DUMPS,
+    TASKS,
+    THREADS,
+    WALL,
+    MadeUpAgent,
+    client_of,
+    files_of,
+    hostile_recording,
+    recording,
+    save_spike,
+)
 from tests.store.helpers import START, save
 
 if TYPE_CHECKING:
@@ -361,6 +374,37 @@ async def test_few_nodes_and_a_call_site(store: Store, fake_clock: FakeClock) ->
             {"name": "checksum (app/rows.py)"},
         ]
         assert await total(client, CPU, stackTraceSelector={"callSite": site}) == 5
+
+
+@pytest.mark.parametrize("kind", [CPU, WALL])
+async def test_hostile_names_are_text_in_both_encodings(
+    store: Store, fake_clock: FakeClock, kind: str
+) -> None:
+    """Scripts, 100 KB, NUL, marks that turn the direction, invalid UTF-8: valid text without controls, bounded, and in pprof."""
+    save(
+        store,
+        files=files_of(hostile_recording(START), START),
+        rule="\0<script>\ud800",
+        summary="\u202e" + "x" * 10**5,
+    )
+    async with client_of(store, fake_clock) as client:
+        graph = (await ask(client, "SelectMergeStacktraces", profileTypeID=kind))["flamegraph"]
+        assert any(name.startswith("<script>alert(1)</script>") for name in graph["names"])
+        for name in graph["names"]:
+            assert name.isprintable(), name[:100]
+            assert len(name) <= 6 * (2 * MAX_NAME + 3)
+        for method, message in (
+            ("SelectMergeStacktraces", messages.STACKTRACES),
+            ("SelectMergeProfile", messages.MERGE_PROFILE),
+        ):
+            body = messages.encode(message, {"profile_typeID": kind}, json=False)
+            response = await client.post(
+                SERVICE + method, data=body, headers={"Content-Type": "application/proto"}
+            )
+            reply = messages.decode(METHODS[method].reply, await response.read(), json=False)
+        assert set(reply["string_table"]) >= set(graph["names"][1:])
+        names = await ask(client, "LabelValues", name="rule", matchers=["{}"])
+        assert names["names"] == ["\0<script>\\ud800"]
 
 
 async def test_damaged_files_hide_nothing_else(store: Store, fake_clock: FakeClock) -> None:
