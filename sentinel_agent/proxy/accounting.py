@@ -11,7 +11,10 @@ from sentinel_agent.proxy.records import RequestRecord
 from sentinel_agent.proxy.stats import bucket_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sentinel_agent.proxy.exchange import Exchange
+    from sentinel_agent.proxy.tracing import Place
 
 SLOW_SECONDS: Final = 1.0
 """A request that took longer is worth telling the agent of."""
@@ -96,20 +99,19 @@ def record_of(exchange: Exchange, seconds: float) -> RequestRecord:
         f"{place.context.trace_id:032x}" if place is not None else "",
     )
     if place is not None and place.context.sampled:
-        caller = exchange.head.fields.get(b"sw8", b"").decode("latin-1") if place.parent else ""
-        return record_with_spans(record, place.server, place.parent, place.context.span_id, caller)
+        return _with_spans(record, place, exchange.head.fields)
     return record
 
 
-def record_with_spans(
-    record: RequestRecord, span: int, parent: int, client: int, sw8: str = ""
-) -> RequestRecord:
+def _with_spans(record: RequestRecord, place: Place, fields: Mapping[bytes, bytes]) -> RequestRecord:
     """The record of a sampled request."""
     return msgspec.structs.replace(
         record,
-        span=f"{span:016x}",
-        parent=f"{parent:016x}" if parent else "",
-        client_span=f"{client:016x}",
+        span=f"{place.server:016x}",
+        parent=f"{place.parent:016x}" if place.parent else "",
+        client_span=f"{place.context.span_id:016x}",
         sampled=True,
-        sw8=sw8,
+        debug=place.context.debug,
+        sw8=fields.get(b"sw8", b"").decode("latin-1") if place.parent else "",
+        sw8_correlation=fields.get(b"sw8-correlation", b"").decode("latin-1"),
     )

@@ -9,8 +9,8 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One request. `time` is its start in seconds since the epoch, durations are in seconds.
 
     `upstream_seconds` is the time from the first try to the answer's head; `flags` is a code of `flags.py`.
-    Ids are hexadecimal; `span` is the proxy's server span, `client_span` the one that the upstream was told. `sw8` is the
-    header of a caller that speaks SkyWalking, as it came.
+    Ids are hexadecimal; `span` is the proxy's server span, `client_span` the one that the upstream was told. `sw8` and
+    `sw8_correlation` are the headers of a caller that speaks SkyWalking, as they came; `debug` is B3's.
     """
 
     time: float
@@ -36,3 +36,5 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     client_span: str = ""
     sampled: bool = False
     sw8: str = ""
+    sw8_correlation: str = ""
+    debug: bool = False

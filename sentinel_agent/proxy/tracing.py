@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from sentinel_agent.proxy.wire.head import TRACE_FIELDS
-from sentinel_agent.proxy.wire.trace import SwPlace, TraceContext, read_context, write_context
+from sentinel_agent.proxy.wire.trace import SwPlace, TraceContext, read_context, read_decision, write_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,14 +42,33 @@ class Tracer:
         self._instance = instance
 
     def begin(self, fields: Mapping[bytes, bytes]) -> Place:
-        """The place of a request with these header fields."""
+        """The place of a request with these header fields.
+
+        A decision of the caller holds, with or without a trace; one that it left open is made here, once for all after us.
+        """
         bits = self._bits
-        found = read_context(fields, self._read) if fields and not _FIELDS.isdisjoint(fields) else None
-        if found is None:  # on the path of nearly every request: one draw, and tuples without their `__new__`
+        found, decision = None, None
+        if fields and not _FIELDS.isdisjoint(fields):
+            found = read_context(fields, self._read)
+            decision = None if found is not None else read_decision(fields, self._read)
+        if (
+            found is None and decision is None
+        ):  # on the path of nearly every request: one draw, and tuples without their `__new__`
             number = bits(256)
-            context = (number >> 128 or 1, number & _SPAN or 1, self._random.random() < self._share, b"", "")
+            context = (
+                number >> 128 or 1,
+                number & _SPAN or 1,
+                self._random.random() < self._share,
+                b"",
+                "",
+                False,
+            )
             return _tuple(Place, (_tuple(TraceContext, context), number >> 64 & _SPAN or 1, 0))
         server, client = bits(64) or 1, bits(64) or 1
+        if found is None:
+            assert decision is not None, "else it was handled above"
+            began = TraceContext(bits(128) or 1, client, decision.sampled, debug=decision.debug)
+            return Place(began, server, 0)
         sampled = found.sampled
         if sampled is None:
             sampled = self._random.random() < self._share

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _NANO = 1_000_000_000
 _MAX_PATH = 500
 _MAX_DURATION = 86_400.0
+_MAX_CORRELATION = 4096
+_MAX_PAIRS = 3
 
 
 def spans_of(record: RequestRecord, service: str, instance: str) -> tuple[Span, ...]:
@@ -49,6 +51,7 @@ def spans_of(record: RequestRecord, service: str, instance: str) -> tuple[Span, 
         attributes=_attributes(record),
         remote=_endpoint(record.client),
         skywalking=segment,
+        debug=record.debug,
     )
     if not record.upstream or not record.client_span:
         return (server,)
@@ -76,6 +79,7 @@ def spans_of(record: RequestRecord, service: str, instance: str) -> tuple[Span, 
         attributes=upstream,
         remote=_endpoint(record.upstream, record.cluster),
         skywalking=None if segment is None else SkyWalking(segment.trace_id, segment.segment_id, 1, 0),
+        debug=record.debug,
     )
     return (server, client)
 
@@ -108,7 +112,24 @@ def _place(record: RequestRecord) -> SkyWalking | None:
     reference = _reference(record.sw8)
     if reference is None or f"{sw_span(reference.segment_id, reference.span_id):016x}" != record.parent:
         return None
-    return SkyWalking(reference.trace_id, record.client_span or record.span, 0, -1, (reference,))
+    segment = record.client_span or record.span
+    correlation = _correlation(record.sw8_correlation)
+    return SkyWalking(reference.trace_id, segment, 0, -1, (reference,), correlation)
+
+
+def _correlation(header: str) -> dict[str, str]:
+    """What sw8-correlation carries (Cross Process Correlation Headers Protocol v1): base64 pairs; a malformed one is left out."""
+    found = {}
+    for pair in header[:_MAX_CORRELATION].split(",")[:_MAX_PAIRS]:
+        key, _, value = pair.strip().partition(":")
+        try:
+            found[base64.b64decode(key, validate=True).decode()] = base64.b64decode(
+                value, validate=True
+            ).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    found.pop("", None)
+    return found
 
 
 def _reference(header: str) -> SegmentReference | None:

@@ -53,6 +53,7 @@ TRACE_FIELDS: Final = (
     b"x-b3-sampled",
     b"x-b3-flags",
     b"sw8",
+    b"sw8-correlation",
 )
 FORWARDED_FIELDS: Final = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id")
 RESPONSE_FIELDS: Final = (

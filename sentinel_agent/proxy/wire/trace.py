@@ -15,10 +15,10 @@ import base64
 import binascii
 import re
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 Format = Literal["tracecontext", "b3", "b3multi", "sw8"]
 
@@ -35,7 +35,7 @@ class TraceContext(NamedTuple):
     """Where a request stands in a trace. `sampled` is None where the sender left the decision to us.
 
     `state` is the vendor's part of W3C, passed on; `sw_trace` SkyWalking's text for the trace, where it is not the
-    hexadecimal form.
+    hexadecimal form; `debug` B3's wish that the trace is kept whatever it costs.
     """
 
     trace_id: int
@@ -43,6 +43,14 @@ class TraceContext(NamedTuple):
     sampled: bool | None
     state: bytes = b""
     sw_trace: str = ""
+    debug: bool = False
+
+
+class Decision(NamedTuple):
+    """What a sender that began no trace said of the one that begins here."""
+
+    sampled: bool
+    debug: bool = False
 
 
 class SwPlace(NamedTuple):
@@ -82,17 +90,38 @@ def _read_b3(fields: Mapping[bytes, bytes]) -> TraceContext | None:
     found = _B3.fullmatch(value) if value else None
     if found is None:
         return None
-    return TraceContext(int(found[1], 16), int(found[2], 16), None if found[3] is None else found[3] != b"0")
+    sampled = None if found[3] is None else found[3] != b"0"
+    return TraceContext(int(found[1], 16), int(found[2], 16), sampled, debug=found[3] == b"d")
 
 
 def _read_b3multi(fields: Mapping[bytes, bytes]) -> TraceContext | None:
     trace, span = fields.get(b"x-b3-traceid", b""), fields.get(b"x-b3-spanid", b"")
     if _B3_TRACE.fullmatch(trace) is None or _B3_SPAN.fullmatch(span) is None:
         return None
-    if fields.get(b"x-b3-flags") == b"1":
-        return TraceContext(int(trace, 16), int(span, 16), True)
-    sampled = {b"1": True, b"0": False, b"true": True, b"false": False}.get(fields.get(b"x-b3-sampled", b""))
-    return TraceContext(int(trace, 16), int(span, 16), sampled)
+    decision = _decide_b3multi(fields)
+    if decision is None:
+        return TraceContext(int(trace, 16), int(span, 16), None)
+    return TraceContext(int(trace, 16), int(span, 16), decision.sampled, debug=decision.debug)
+
+
+def read_decision(fields: Mapping[bytes, bytes], formats: Sequence[Format]) -> Decision | None:
+    """The decision that came without a trace (B3 alone has that: `b3: 0`), from the first of `formats` that has one."""
+    for each in formats:
+        decide = _DECIDERS.get(each)
+        found = None if decide is None else decide(fields)
+        if found is not None:
+            return found
+    return None
+
+
+def _decide_b3(fields: Mapping[bytes, bytes]) -> Decision | None:
+    return _B3_DECISIONS.get(fields.get(b"b3", b""))
+
+
+def _decide_b3multi(fields: Mapping[bytes, bytes]) -> Decision | None:
+    if fields.get(b"x-b3-flags") == b"1":  # debug says sampled too
+        return Decision(True, True)
+    return _B3MULTI_DECISIONS.get(fields.get(b"x-b3-sampled", b""))
 
 
 def _read_sw8(fields: Mapping[bytes, bytes]) -> TraceContext | None:
@@ -136,6 +165,18 @@ _READERS = {
     "sw8": _read_sw8,
 }
 
+_B3_DECISIONS: Final = {b"0": Decision(False), b"1": Decision(True), b"d": Decision(True, True)}
+_B3MULTI_DECISIONS: Final = {
+    b"0": Decision(False),
+    b"1": Decision(True),
+    b"false": Decision(False),
+    b"true": Decision(True),
+}
+_DECIDERS: Final[dict[Format, Callable[[Mapping[bytes, bytes]], Decision | None]]] = {
+    "b3": _decide_b3,
+    "b3multi": _decide_b3multi,
+}
+
 HEADERS: dict[Format, tuple[bytes, ...]] = {
     "tracecontext": (b"traceparent", b"tracestate"),
     "b3": (b"b3",),
@@ -160,13 +201,10 @@ def write_context(
             if context.state:
                 text += b"tracestate: %b\r\n" % context.state
         elif each == "b3":
-            text += b"b3: %032x-%016x-%d\r\n" % (trace, span, sampled)
+            text += b"b3: %032x-%016x-%b\r\n" % (trace, span, b"d" if context.debug else b"%d" % sampled)
         elif each == "b3multi":
-            text += b"X-B3-TraceId: %032x\r\nX-B3-SpanId: %016x\r\nX-B3-Sampled: %d\r\n" % (
-                trace,
-                span,
-                sampled,
-            )
+            decision = b"X-B3-Flags: 1" if context.debug else b"X-B3-Sampled: %d" % sampled
+            text += b"X-B3-TraceId: %032x\r\nX-B3-SpanId: %016x\r\n%b\r\n" % (trace, span, decision)
             if parent:
                 text += b"X-B3-ParentSpanId: %016x\r\n" % parent
         else:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import base64
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel_agent.proxy.config import Tracing
+from sentinel_agent.proxy.tracing import Tracer
 from sentinel_agent.proxy.wire.trace import (
+    Decision,
     Format,
     SwPlace,
     TraceContext,
     read_context,
+    read_decision,
     sw_span,
     write_context,
 )
@@ -76,8 +81,51 @@ def test_a_later_version_is_read_as_far_as_it_is_known() -> None:
     ],
 )
 def test_b3(headers: dict[bytes, bytes], sampled: bool | None) -> None:
-    """openzipkin/b3-propagation: one header, several, and a decision that is left open."""
-    assert read_context(headers, ALL) == TraceContext(TRACE, SPAN, sampled)
+    """openzipkin/b3-propagation: one header, several, and a decision that is left open; debug is more than sampled."""
+    debug = headers.get(b"b3", b"").endswith(b"-d") or b"x-b3-flags" in headers
+    assert read_context(headers, ALL) == TraceContext(TRACE, SPAN, sampled, debug=debug)
+
+
+@pytest.mark.parametrize(
+    ("headers", "decision"),
+    [
+        ({b"b3": b"0"}, Decision(False)),
+        ({b"b3": b"1"}, Decision(True)),
+        ({b"b3": b"d"}, Decision(True, debug=True)),
+        ({b"b3": b"true"}, None),
+        ({b"b3": b""}, None),
+        ({b"x-b3-sampled": b"0"}, Decision(False)),
+        ({b"x-b3-sampled": b"true"}, Decision(True)),
+        ({b"x-b3-sampled": b"d"}, None),
+        ({b"x-b3-flags": b"1", b"x-b3-sampled": b"0"}, Decision(True, debug=True)),
+        ({b"x-b3-flags": b"0"}, None),
+        ({b"b3": b"0", b"x-b3-sampled": b"1"}, Decision(False)),
+    ],
+)
+def test_a_decision_without_a_trace(headers: dict[bytes, bytes], decision: Decision | None) -> None:
+    """openzipkin/b3-propagation, "Sampling State": deny, accept and debug may come alone; debug goes before sampled."""
+    assert read_context(headers, ALL) is None
+    assert read_decision(headers, ALL) == decision
+    assert read_decision(headers, ("tracecontext", "sw8")) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "sampled", "debug"),
+    [({b"b3": b"0"}, False, False), ({b"b3": b"d"}, True, True), ({b"x-b3-sampled": b"1"}, True, False)],
+)
+def test_a_trace_that_begins_with_a_decision_keeps_it(
+    headers: dict[bytes, bytes], sampled: bool, debug: bool
+) -> None:
+    """Whatever share is kept of the others; a decision that is left open is made by the share, once."""
+    for share in (0.0, 100.0):
+        tracer = Tracer(Tracing(sampling=share), "s", "i", Random(1))
+        place = tracer.begin(headers)
+        assert (place.context.sampled, place.context.debug, place.parent) == (sampled, debug, 0)
+        left_open = tracer.begin({b"b3": b"%032x-%016x" % (TRACE, SPAN)})
+        assert (left_open.context.sampled, left_open.parent) == (share == 100.0, SPAN)
+        denied = tracer.begin({b"b3": b"%032x-%016x-0" % (TRACE, SPAN)})
+        assert denied.context.sampled is False
+        assert denied.context.trace_id == TRACE
 
 
 def test_a_decision_alone_is_no_context() -> None:
