@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sentinel_agent.capture.task_groups import context_in_words
 from sentinel_agent.core.units import format_duration
 from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding, is_library, place
 
@@ -161,6 +162,7 @@ def alike_tasks(facts: Facts) -> Finding | NotKnown | None:
         "tasks",
         (70 if grown else 60) + 25 * share if about else 35 + 35 * share,
         f"{_how_many(document, first, grown)} {where}{waits}{on}",
+        f"they are for {context_in_words(first)}" if first.context else "",
         *(place(frame.function, frame.file, frame.line) for frame in first.frames[-4:]),
         _compared(document),
         f"{document.unreadable} tasks could not be read" if document.unreadable else "",
