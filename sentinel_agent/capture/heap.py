@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sentinel_agent.capture.base import CapturedFile, CapturePlan, CaptureResult
+from sentinel_agent.capture.injected import Injection
 from sentinel_agent.clock import Clock, SystemClock
 from sentinel_agent.core.units import format_duration
 from sentinel_agent.cpython.census import CensusLimits
@@ -58,7 +59,8 @@ class HeapDocument(msgspec.Struct, frozen=True):
     """The document of `heap.json`. `growth` is `after` less `before`, the most bytes first.
 
     `full_collection` says whether one was seen in between. `mappings` are bytes of address space by kind: `heap` is malloc's main arena,
-    `anonymous` all others without a file, which hold Python's own arenas and malloc's.
+    `anonymous` all others without a file, which hold Python's own arenas and malloc's. `injection` is there where the target counted itself
+    (`gc.json`).
     """
 
     growth: tuple[TypeTotal, ...]
@@ -66,7 +68,8 @@ class HeapDocument(msgspec.Struct, frozen=True):
     full_collection: bool
     before: HeapCensus
     after: HeapCensus
-    mappings: dict[str, int]
+    mappings: dict[str, int] = {}
+    injection: Injection | None = None
 
 
 class HeapCapture:
@@ -103,7 +106,7 @@ class HeapCapture:
         return CaptureResult(
             files=(CapturedFile("heap.json", "heap", "json"),),
             lost_samples=before.torn + after.torn,
-            note=_note(document),
+            note=describe(document),
         )
 
     async def _wait(self, interpreter: Interpreter, collections: int, seconds: float) -> bool:
@@ -176,7 +179,8 @@ def _mappings(target: TargetId) -> dict[str, int]:
     return sizes
 
 
-def _note(document: HeapDocument) -> str:
+def describe(document: HeapDocument) -> str:
+    """The document in a line."""
     count = document.after.objects - document.before.objects
     words = [f"{count:+} tracked objects within {format_duration(document.seconds)}"]
     if not document.full_collection:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.capture.base import Series, SeriesWindow
     from sentinel_agent.capture.heap import HeapDocument
+    from sentinel_agent.capture.memray import MemrayDocument
     from sentinel_agent.capture.stacks import Stacks
     from sentinel_agent.capture.task_groups import TasksDocument
     from sentinel_agent.capture.tracemalloc import TracemallocDocument
@@ -114,8 +115,10 @@ class Facts:
     tasks: TasksDocument | None = None
     process: ProcessFacts | None = None
     allocations: TracemallocDocument | None = None
+    memray: MemrayDocument | None = None
     heap: HeapDocument | None = None
     requests: RequestsDocument | None = None
+    gc: HeapDocument | None = None
     earlier: tuple[EarlierIncident, ...] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sentinel_agent.core.units import format_duration, format_size
 from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding, is_library
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sentinel_agent.profile.heap import HeapLine, HeapSite
 
 # What nearly every object has one of: named only where nothing else grew.
@@ -23,39 +26,79 @@ _LONG_PAUSE = 0.1  # seconds
 _LAST = 10  # readings
 _LEAST_ALLOCATED = 1024**2
 _LEAST_OBJECTS = 1000
+_SAME = (
+    0.8  # resident memory that grew by less than this share of what was allocated was there before, and free
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What an allocation tracer saw: bytes that were allocated within `seconds` and are still held, by place."""
+
+    by: str
+    seconds: float
+    grown_bytes: int
+    sites: Sequence[HeapSite]
+    places: int
+    resident_bytes: int = 0
+    was_on: bool = False
 
 
 def allocations(facts: Facts) -> Finding | NotKnown | None:
     """The line of the program's own code that allocated most of what grew while it was traced."""
-    document = facts.allocations
-    if document is None:
+    seen = _traced(facts)
+    if seen is None:
         return facts.not_known("allocations", "allocations")
-    if document.grown_bytes < _LEAST_ALLOCATED or not document.sites:
+    if seen.grown_bytes < _LEAST_ALLOCATED or not seen.sites:
         return None
-    sizes: Counter[HeapLine] = Counter()
-    for site in document.sites:
-        sizes[_own_line(site)] += site.bytes
-    line, size = sizes.most_common(1)[0]
-    where = f"{line.file}:{line.line}"
-    share = size / document.grown_bytes
-    largest = next(site for site in document.sites if _own_line(site) == line)
+    sizes: Counter[tuple[str, int]] = Counter()
+    for site in seen.sites:
+        line = _own_line(site)
+        sizes[line.file, line.line] += site.bytes
+    (file, number), size = sizes.most_common(1)[0]
+    where = f"{file}:{number}"
+    share = size / seen.grown_bytes
+    largest = next(
+        site for site in seen.sites for line in [_own_line(site)] if (line.file, line.line) == (file, number)
+    )
     calls = " < ".join(f"{each.file}:{each.line}" for each in largest.lines[:4])
+    within = format_duration(seen.seconds)
+    text = f"memory grows at {where}: {format_size(size)} more within {within}, {share:.0%} of what {seen.by} saw grow"
+    if seen.resident_bytes >= _SAME * size:
+        text = f"resident memory grew by {format_size(seen.resident_bytes)} within {within}, {format_size(size)} of it at {where}"
     return finding(
         "allocations",
         (60 if facts.about(*_MEMORY) else 35) + 38 * share,
-        f"memory grows at {where}: {format_size(size)} more within {format_duration(document.seconds)}, "
-        f"{share:.0%} of what tracemalloc saw grow",
+        text,
         f"allocated by {calls}",
-        f"{format_size(document.grown_bytes)} grew in {document.tracebacks} places; memory outside Python's allocators is not seen",
-        "tracemalloc was on already, by somebody else" if document.was_on else "",
+        f"{format_size(seen.grown_bytes)} grew in {seen.places} places, {share:.0%} of it there"
+        + ("; memory outside Python's allocators is not seen" if seen.by == "tracemalloc" else ""),
+        "tracemalloc was on already, by somebody else" if seen.was_on else "",
         next_step="see who keeps what this line makes: a cache or list without a bound, a task that never ends",
         subject=where,
     )
 
 
+def _traced(facts: Facts) -> _Seen | None:
+    """Tracemalloc's view, else memray's."""
+    if (own := facts.allocations) is not None:
+        return _Seen(
+            "tracemalloc",
+            own.seconds,
+            own.grown_bytes,
+            own.sites,
+            own.tracebacks,
+            own.resident_grown_bytes,
+            own.was_on,
+        )
+    if (other := facts.memray) is not None:
+        return _Seen("memray", other.seconds, other.leaked_bytes, other.leaks, len(other.leaks))
+    return None
+
+
 def object_growth(facts: Facts) -> Finding | NotKnown | None:
     """The type of which there are most more, after a full collection if one was seen."""
-    heap = facts.heap
+    heap = facts.heap or facts.gc
     if heap is None:
         return facts.not_known("object_growth", "heap")
     ours = [each for each in heap.growth if each.name not in _BUILT_IN] or list(heap.growth)
