@@ -20,6 +20,7 @@ from sentinel_agent.cpython.census import CensusLimits
 from sentinel_agent.cpython.memory import UnreadableError
 from sentinel_agent.cpython.process import open_process
 from sentinel_agent.profile.record import clean_name
+from sentinel_agent.target.mappings import parse, totals
 from sentinel_agent.target.procfs import ProcDir, text
 
 if TYPE_CHECKING:
@@ -162,21 +163,18 @@ def _full_collections(interpreter: Interpreter) -> int:
 
 
 def _mappings(target: TargetId) -> dict[str, int]:
-    """Bytes of address space by kind (proc(5), `/proc/PID/maps`); empty where it cannot be read."""
-    sizes = {"heap": 0, "anonymous": 0, "files": 0}
+    """Bytes of address space by kind; empty where it cannot be read. No `smaps`: that would hold the target's memory lock for longer."""
     try:
         with ProcDir.of(target) as proc:
-            lines = text(proc.read("maps", _MAX_MAPS)).splitlines()
+            found = totals(parse(text(proc.read("maps", _MAX_MAPS)).splitlines()))
     except OSError:
         return {}
-    for line in lines:
-        words = line.split(maxsplit=5)
-        start, dash, end = words[0].partition("-")
-        if not dash or len(words) < 5:
-            continue
-        kind = "heap" if words[5:] == ["[heap]"] else "files" if words[5:] else "anonymous"
-        sizes[kind] += int(end, 16) - int(start, 16)
-    return sizes
+    without_file = ("malloc_arenas", "thread_stacks", "anonymous", "shared")
+    return {
+        "heap": found["main_heap"].bytes,
+        "anonymous": sum(found[kind].bytes for kind in without_file),
+        "files": found["files"].bytes,
+    }
 
 
 def describe(document: HeapDocument) -> str:

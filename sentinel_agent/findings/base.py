@@ -85,10 +85,18 @@ class OpenFiles(msgspec.Struct, frozen=True):
     listed: tuple[OpenFile, ...] = ()
 
 
+class MappingTotal(msgspec.Struct, frozen=True):
+    """Mappings of one kind (target/mappings.py): how many, and how many bytes of them are resident."""
+
+    count: int = 0
+    resident_bytes: int = 0
+
+
 class ProcessFacts(msgspec.Struct, frozen=True):
     """What is used of `process.json`; every part may be missing."""
 
     memory: dict[str, int] = {}
+    mappings: dict[str, MappingTotal] = {}
     files: OpenFiles = OpenFiles()
 
 

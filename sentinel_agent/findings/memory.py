@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sentinel_agent.core.units import format_duration, format_size
-from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding, is_library
+from sentinel_agent.findings.base import Facts, Finding, MappingTotal, NotKnown, finding, is_library, place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from sentinel_agent.capture.base import Series
     from sentinel_agent.profile.heap import HeapLine, HeapSite
 
 # What nearly every object has one of: named only where nothing else grew.
@@ -26,6 +28,17 @@ _LONG_PAUSE = 0.1  # seconds
 _LAST = 10  # readings
 _LEAST_ALLOCATED = 1024**2
 _LEAST_OBJECTS = 1000
+_LEAST_ARENAS = 64 * 1024**2
+_MOST_OF = 0.4
+_WORTH_TELLING = 1024**2
+_HOLDERS = {
+    "main_heap": "in malloc's main heap",
+    "malloc_arenas": "in malloc's other arenas",
+    "thread_stacks": "in stacks",
+    "anonymous": "in Python's arenas and large blocks",
+    "shared": "shared",
+    "files": "of files",
+}
 _SAME = (
     0.8  # resident memory that grew by less than this share of what was allocated was there before, and free
 )
@@ -128,6 +141,38 @@ def _own_line(site: HeapSite) -> HeapLine:
     return next((line for line in site.lines if not is_library(line.file)), site.lines[0])
 
 
+def malloc_arenas(facts: Facts) -> Finding | NotKnown | None:
+    """Most of what is resident lies in the arenas that glibc's malloc makes for threads."""
+    if facts.process is None or not facts.process.mappings:
+        return facts.not_known("malloc_arenas", "process")
+    held = facts.process.mappings
+    arenas = held.get("malloc_arenas", MappingTotal())
+    whole = sum(each.resident_bytes for each in held.values())
+    if arenas.resident_bytes < max(_LEAST_ARENAS, _MOST_OF * whole):
+        return None
+    return finding(
+        "malloc_arenas",
+        (55 if facts.about(*_MEMORY) else 25) + 20 * arenas.resident_bytes / whole,
+        f"{format_size(arenas.resident_bytes)} of {format_size(whole)} resident lie in {arenas.count} arenas of malloc: "
+        "memory of C code, or freed and not given back",
+        *_held(facts),
+        next_step="start it with MALLOC_ARENA_MAX=2, or with jemalloc, and compare; `memray` shows what C code allocates",
+        subject="malloc's arenas",
+    )
+
+
+def _held(facts: Facts) -> tuple[str, ...]:
+    """One line: who holds what is resident, the most first; none where that is not known."""
+    held = facts.process.mappings if facts.process else {}
+    parts = sorted(held.items(), key=lambda item: -item[1].resident_bytes)
+    words = [
+        f"{format_size(each.resident_bytes)} {_HOLDERS[kind]}"
+        for kind, each in parts
+        if kind in _HOLDERS and each.resident_bytes >= _WORTH_TELLING
+    ]
+    return (f"resident: {', '.join(words)}",) if words else ()
+
+
 def growth(facts: Facts) -> Finding | NotKnown | None:
     """Resident memory grew within the window, or over the rule's baseline."""
     series = facts.readings("rss")
@@ -142,17 +187,74 @@ def growth(facts: Facts) -> Finding | NotKnown | None:
     if grown < _LEAST_GROWTH or grown < _LEAST_SHARE * before:
         return None
     limit = facts.readings("rss_limit")
+    ran = _ran_meanwhile(facts, series, grown)
+    while_ran = f", most of it while {place(*ran.place)} ran" if ran else ""
+    traced = _traced(facts) is not None
     return finding(
         "memory_growth",
         (60 if about else 30) + min(20, 20 * grown / max(before, 1)),
-        f"resident memory grew by {format_size(grown)}, from {format_size(before)} to {format_size(now)}",
-        f"it is at {limit.values[-1]:.0f}% of the memory limit" if limit else "",
-        f"which line allocates is not known: {facts.missing.get('allocations', '')}"
-        if facts.allocations is None
+        f"resident memory grew by {format_size(grown)}, from {format_size(before)} to {format_size(now)}{while_ran}",
+        f"{format_size(ran.bytes)} came while it was on a CPU, in {ran.samples} stacks; that it allocated them is likely, not known"
+        if ran
         else "",
-        next_step="let the rule capture `tracemalloc` (it needs capture.allow_injection) to learn which line allocates",
-        subject="resident memory",
+        f"it is at {limit.values[-1]:.0f}% of the memory limit" if limit else "",
+        *_held(facts),
+        "" if traced else f"which line allocates is not known: {facts.missing.get('allocations', '')}",
+        next_step="see which line allocates, among the findings"
+        if traced
+        else "let the rule capture `tracemalloc` (it needs capture.allow_injection) to learn which line allocates",
+        subject=place(ran.place[0], ran.place[1], 0) if ran else "resident memory",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """Where the program was while most of the growth came: function, file and line; bytes, and samples that say so."""
+
+    place: tuple[str, str, int]
+    bytes: float
+    samples: int
+
+
+def _ran_meanwhile(facts: Facts, series: Series, grown: float) -> _Ran | None:
+    """The place of the program's own code that was on a CPU when the readings rose, if one stands out.
+
+    Each rise between two readings is shared among the stacks in between. None where there are too few of them.
+    """
+    timeline = facts.timeline
+    if timeline is None:
+        return None
+    sizes: Counter[tuple[str, str, int]] = Counter()
+    samples: Counter[tuple[str, str, int]] = Counter()
+    busy = sorted(
+        (timeline.start + sample.offset, number)
+        for number, sample in enumerate(timeline.samples)
+        if sample.on_cpu is not False
+    )
+    at = 0
+    for since, until, rise in _rises(series):
+        while at < len(busy) and busy[at][0] < since:
+            at += 1
+        here = at
+        while here < len(busy) and busy[here][0] < until:
+            here += 1
+        for _, number in busy[at:here]:
+            frames = [timeline.frames[index] for index in timeline.samples[number].stack]
+            own = next((frame for frame in frames if not is_library(frame.file)), frames[0])
+            sizes[own.function, own.file, own.line] += round(rise / (here - at))
+            samples[own.function, own.file, own.line] += 1
+    if not sizes:
+        return None
+    where, size = sizes.most_common(1)[0]
+    return _Ran(where, size, samples[where]) if size >= _MOST_OF * grown else None
+
+
+def _rises(series: Series) -> Iterator[tuple[float, float, float]]:
+    """(from, until, by how much) of every rise from one reading to the next."""
+    readings = zip(series.times, series.values, strict=True)
+    for (since, before), (until, after) in pairwise(readings):
+        if after > before:
+            yield since, until, after - before
 
 
 def gc_storm(facts: Facts) -> Finding | NotKnown | None:
