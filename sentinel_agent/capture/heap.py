@@ -35,6 +35,7 @@ _REST = 0.001
 _TYPES = 200
 _KEPT = 5000
 _ATTEMPTS = 3
+_UNWATCHED = "no census from before is at hand: only the agent that watches the process keeps them"
 _MAX_MAPS = 4 * 1024**2
 
 
@@ -47,13 +48,17 @@ class TypeTotal(msgspec.Struct, frozen=True):
 
 
 class HeapCensus(msgspec.Struct, frozen=True):
-    """One walk; `time` in seconds since the epoch. `torn` lists were left before their end; `cut`: there are more objects."""
+    """One walk; `time` in seconds since the epoch. `torn` lists were left before their end; `cut`: there are more objects.
+
+    No type that is not among `types` had more than `left_out` objects.
+    """
 
     time: float
     objects: int
     types: tuple[TypeTotal, ...]
     torn: int
     cut: bool
+    left_out: int = 0
 
 
 class HeapDocument(msgspec.Struct, frozen=True):
@@ -61,7 +66,7 @@ class HeapDocument(msgspec.Struct, frozen=True):
 
     `full_collection` says whether one was seen in between. `mappings` are bytes of address space by kind: `heap` is malloc's main arena,
     `anonymous` all others without a file, which hold Python's own arenas and malloc's. `injection` is there where the target counted itself
-    (`gc.json`).
+    (`gc.json`). `baseline` is a census from when all was well, and `since_baseline` what has grown since; without one `not_compared` says why.
     """
 
     growth: tuple[TypeTotal, ...]
@@ -71,6 +76,9 @@ class HeapDocument(msgspec.Struct, frozen=True):
     after: HeapCensus
     mappings: dict[str, int] = {}
     injection: Injection | None = None
+    baseline: HeapCensus | None = None
+    since_baseline: tuple[TypeTotal, ...] = ()
+    not_compared: str = ""
 
 
 class HeapCapture:
@@ -95,6 +103,8 @@ class HeapCapture:
         before = await self._count(interpreter)
         seen = await self._wait(interpreter, collections, plan.duration)
         after = await self._count(interpreter)
+        baseline = plan.heap_before() if plan.heap_before else _UNWATCHED
+        known = None if isinstance(baseline, str) else baseline
         document = HeapDocument(
             growth=grown(before, after),
             seconds=after.time - before.time,
@@ -102,6 +112,9 @@ class HeapCapture:
             before=before,
             after=after,
             mappings=await asyncio.to_thread(_mappings, plan.target.id),
+            baseline=known,
+            since_baseline=grown(known, after) if known else (),
+            not_compared=baseline if isinstance(baseline, str) else "",
         )
         (plan.folder / "heap.json").write_bytes(msgspec.json.encode(document))
         return CaptureResult(
@@ -120,28 +133,37 @@ class HeapCapture:
         return False
 
     async def _count(self, interpreter: Interpreter) -> HeapCensus:
-        """The best of a few walks: the first that reached the end of every list, else the one that came furthest."""
-        best: Census | None = None
-        for _ in range(_ATTEMPTS):
-            try:
-                census = await asyncio.to_thread(interpreter.census, self._limits, _rest)
-            except UnreadableError:
-                continue
-            if best is None or census.objects > best.objects:
-                best = census
-            if not census.torn:
-                best = census
-                break
-        if best is None:
-            raise UnreadableError("the lists of the garbage collector cannot be read")
-        types = tuple(TypeTotal(clean_name(each.name), each.count, each.bytes) for each in best.types[:_KEPT])
-        return HeapCensus(self._clock.wall(), best.objects, types, best.torn, best.cut)
+        return await asyncio.to_thread(count, interpreter, self._limits, self._clock)
+
+
+def count(
+    interpreter: Interpreter, limits: CensusLimits, clock: Clock, attempts: int = _ATTEMPTS
+) -> HeapCensus:
+    """The best of a few walks: the first that reached the end of every list, else the one that came furthest.
+
+    Raises:
+        UnreadableError: not one of them counted anything.
+    """
+    best: Census | None = None
+    for _ in range(attempts):
+        try:
+            census = interpreter.census(limits, _rest)
+        except UnreadableError:
+            continue
+        if best is None or not census.torn or census.objects > best.objects:
+            best = census
+        if not census.torn:
+            break
+    if best is None:
+        raise UnreadableError("the lists of the garbage collector cannot be read")
+    types = tuple(TypeTotal(clean_name(each.name), each.count, each.bytes) for each in best.types[:_KEPT])
+    return HeapCensus(clock.wall(), best.objects, types, best.torn, best.cut)
 
 
 def grown(before: HeapCensus, after: HeapCensus) -> tuple[TypeTotal, ...]:
-    """The types of which there are more, or which take more, than before."""
+    """The types of which there are more, or which take more, than before; of one that is not known from before, what is sure."""
     old = {each.name: each for each in before.types}
-    nothing = TypeTotal("", 0, 0)
+    nothing = TypeTotal("", before.left_out, 0)
     differences = (
         TypeTotal(each.name, each.count - was.count, each.bytes - was.bytes)
         for each in after.types
@@ -187,4 +209,8 @@ def describe(document: HeapDocument) -> str:
         words.append("lists changed under the walk, so some objects are not counted")
     if document.before.cut or document.after.cut:
         words.append("there are more objects than are counted")
+    if document.baseline is not None:
+        words.append(
+            f"compared with {format_duration(document.after.time - document.baseline.time)} before, when all was well"
+        )
     return "; ".join(words)

@@ -90,7 +90,7 @@ def _stretches(timeline: ProfileRecord) -> Iterator[_Stretch]:
             if sample.thread != thread:
                 continue
             frames = [timeline.frames[index] for index in sample.stack]
-            callback = _callback(frames)
+            callback = callback_frames(frames)
             if callback is None or not callback:
                 if now:
                     yield now
@@ -111,7 +111,7 @@ def _stretches(timeline: ProfileRecord) -> Iterator[_Stretch]:
             yield now
 
 
-def _callback(frames: list[Frame]) -> list[Frame] | None:
+def callback_frames(frames: list[Frame]) -> list[Frame] | None:
     """The frames (innermost first) above those of the loop: empty while it waits, None for a thread without a loop."""
     roots = [number for number, frame in enumerate(frames) if _runs_loop(frame)]
     if not roots:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sentinel_agent.core.units import format_duration, format_size
 from sentinel_agent.findings.base import Facts, Finding, MappingTotal, NotKnown, finding, is_library, place
+from sentinel_agent.findings.loop import callback_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sentinel_agent.capture.base import Series
+    from sentinel_agent.capture.heap import TypeTotal
     from sentinel_agent.profile.heap import HeapLine, HeapSite
+    from sentinel_agent.profile.record import ProfileRecord
 
 # What nearly every object has one of: named only where nothing else grew.
 _BUILT_IN = frozenset(
@@ -28,6 +32,7 @@ _LONG_PAUSE = 0.1  # seconds
 _LAST = 10  # readings
 _LEAST_ALLOCATED = 1024**2
 _LEAST_OBJECTS = 1000
+_LEAST_SAMPLES = 5
 _LEAST_ARENAS = 64 * 1024**2
 _MOST_OF = 0.4
 _WORTH_TELLING = 1024**2
@@ -110,30 +115,39 @@ def _traced(facts: Facts) -> _Seen | None:
 
 
 def object_growth(facts: Facts) -> Finding | NotKnown | None:
-    """The type of which there are most more, after a full collection if one was seen."""
+    """The type of which there are most more: than when all was well where that is known, else than at the trigger."""
     heap = facts.heap or facts.gc
     if heap is None:
         return facts.not_known("object_growth", "heap")
-    ours = [each for each in heap.growth if each.name not in _BUILT_IN] or list(heap.growth)
-    most = max(ours, key=lambda each: each.count, default=None)
+    pair, since = _most_more(heap.growth), _most_more(heap.since_baseline)
+    most = since or pair
     if most is None or most.count < max(_LEAST_OBJECTS, _LEAST_SHARE * heap.before.objects / 10):
         return None
     held = "after a full collection" if heap.full_collection else "though no full collection was seen"
+    within, growth, before = f"within {format_duration(heap.seconds)}, {held}", heap.growth, heap.before
+    if since and heap.baseline:
+        ago = format_duration(heap.after.time - heap.baseline.time)
+        within, growth, before = f"than {ago} ago, when all was well", heap.since_baseline, heap.baseline
     others = [
-        f"{each.count} more {each.name}, {format_size(each.bytes)}"
-        for each in heap.growth[:4]
-        if each != most
+        f"{each.count} more {each.name}, {format_size(each.bytes)}" for each in growth[:4] if each != most
     ]
     return finding(
         "object_growth",
-        (65 if facts.about(*_MEMORY) else 30) + (10 if heap.full_collection else 0),
-        f"{most.count} more objects of type {most.name} within {format_duration(heap.seconds)}, {held}",
-        f"there are {heap.after.objects} tracked objects, {heap.before.objects} before",
+        (65 if facts.about(*_MEMORY) else 30) + (10 if heap.full_collection or since else 0),
+        f"{most.count} more objects of type {most.name} {within}",
+        f"there are {heap.after.objects} tracked objects, {before.objects} before",
         *others,
+        f"not compared with before: {heap.not_compared}" if heap.not_compared else "",
         "str, bytes, numbers and arrays are not tracked by the collector, so they are not counted",
         next_step="see who keeps them: a cache, a registry, a task that never ends; `tracemalloc` names the line",
         subject=most.name,
     )
+
+
+def _most_more(growth: Sequence[TypeTotal]) -> TypeTotal | None:
+    """The type with most objects more; what nearly every object has one of only where nothing else grew."""
+    ours = [each for each in growth if each.name not in _BUILT_IN] or growth
+    return max(ours, key=lambda each: each.count, default=None)
 
 
 def _own_line(site: HeapSite) -> HeapLine:
@@ -194,7 +208,7 @@ def growth(facts: Facts) -> Finding | NotKnown | None:
         "memory_growth",
         (60 if about else 30) + min(20, 20 * grown / max(before, 1)),
         f"resident memory grew by {format_size(grown)}, from {format_size(before)} to {format_size(now)}{while_ran}",
-        f"{format_size(ran.bytes)} came while it was on a CPU, in {ran.samples} stacks; that it allocated them is likely, not known"
+        f"{format_size(ran.bytes)} came while it was on a CPU, by {format_duration(ran.seconds)} of stacks; that it allocated them is likely, not known"
         if ran
         else "",
         f"it is at {limit.values[-1]:.0f}% of the memory limit" if limit else "",
@@ -207,46 +221,62 @@ def growth(facts: Facts) -> Finding | NotKnown | None:
     )
 
 
+_Place = tuple[str, str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class _Ran:
-    """Where the program was while most of the growth came: function, file and line; bytes, and samples that say so."""
+    """Where the program was while most of the growth came: function, file and line; bytes, and seconds of stacks that say so."""
 
-    place: tuple[str, str, int]
+    place: _Place
     bytes: float
-    samples: int
+    seconds: float
 
 
 def _ran_meanwhile(facts: Facts, series: Series, grown: float) -> _Ran | None:
     """The place of the program's own code that was on a CPU when the readings rose, if one stands out.
 
-    Each rise between two readings is shared among the stacks in between. None where there are too few of them.
+    Each rise between two readings is shared among the stacks in between, by time. None where these are too few to say.
     """
     timeline = facts.timeline
     if timeline is None:
         return None
-    sizes: Counter[tuple[str, str, int]] = Counter()
-    samples: Counter[tuple[str, str, int]] = Counter()
-    busy = sorted(
-        (timeline.start + sample.offset, number)
-        for number, sample in enumerate(timeline.samples)
-        if sample.on_cpu is not False
-    )
-    at = 0
-    for since, until, rise in _rises(series):
-        while at < len(busy) and busy[at][0] < since:
-            at += 1
-        here = at
-        while here < len(busy) and busy[here][0] < until:
-            here += 1
-        for _, number in busy[at:here]:
-            frames = [timeline.frames[index] for index in timeline.samples[number].stack]
-            own = next((frame for frame in frames if not is_library(frame.file)), frames[0])
-            sizes[own.function, own.file, own.line] += round(rise / (here - at))
-            samples[own.function, own.file, own.line] += 1
+    rises = [*_rises(series)]
+    ends = [until for _, until, _ in rises]
+    shares: list[defaultdict[_Place, float]] = [defaultdict(float) for _ in rises]
+    for began, ended, where in _busy(timeline):
+        for number in range(bisect_right(ends, began), len(rises)):
+            since, until, _ = rises[number]
+            if since >= ended:
+                break
+            shares[number][where] += min(ended, until) - max(began, since)
+    sizes: defaultdict[_Place, float] = defaultdict(float)
+    seconds: defaultdict[_Place, float] = defaultdict(float)
+    for (_, _, rise), share in zip(rises, shares, strict=True):
+        whole = sum(share.values())
+        for where, part in share.items():
+            sizes[where] += rise * part / whole
+            seconds[where] += part
     if not sizes:
         return None
-    where, size = sizes.most_common(1)[0]
-    return _Ran(where, size, samples[where]) if size >= _MOST_OF * grown else None
+    where, size = max(sizes.items(), key=lambda item: item[1])
+    enough = size >= _MOST_OF * grown and seconds[where] >= _LEAST_SAMPLES * timeline.period
+    return _Ran(where, size, seconds[where]) if enough else None
+
+
+def _busy(timeline: ProfileRecord) -> Iterator[tuple[float, float, _Place]]:
+    """(from, until, place) of each stack on a CPU with code of the program above the event loop's; the place is its innermost such line."""
+    for sample in timeline.samples:
+        if sample.on_cpu is False:
+            continue
+        frames = [timeline.frames[index] for index in sample.stack]
+        above = callback_frames(frames)
+        own = next(
+            (frame for frame in (frames if above is None else above) if not is_library(frame.file)), None
+        )
+        if own is not None:
+            began = timeline.start + sample.offset
+            yield began, began + sample.weight, (own.function, own.file, own.line)
 
 
 def _rises(series: Series) -> Iterator[tuple[float, float, float]]:

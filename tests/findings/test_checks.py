@@ -155,7 +155,7 @@ def test_growth_names_what_ran_while_the_readings_rose() -> None:
     facts_of = {"series": rose, "timeline": timeline(*samples), "incident": {"baseline": None}}
     answer = found("memory_growth", facts("rss", **facts_of))
     assert answer.text.endswith("most of it while fill (cache.py:7) ran")
-    assert answer.evidence[0].startswith("199.0 MiB came while it was on a CPU, in 40 stacks")
+    assert answer.evidence[0].startswith("199.0 MiB came while it was on a CPU, by 2s of stacks")
     assert answer.subject == "fill (cache.py)"
     flat = facts_of | {"timeline": timeline(*[(fill, False)] * 100)}
     assert found("memory_growth", facts("rss", **flat)).subject == "resident memory"
