@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sentinel_agent.api.running import RunningAgent
+from sentinel_agent.capture.heap_snapshots import HeapSnapshots
 from sentinel_agent.capture.registry import load_captures
 from sentinel_agent.capture.runner import CaptureRunner
 from sentinel_agent.capture.task_snapshots import TaskSnapshots, Watched
@@ -146,6 +147,8 @@ class Agent:
         self._responder.deck = self._deck
         self._task_snapshots = TaskSnapshots(clock, settings.overhead.cpu / 100, self._task_holders)
         self._responder.task_snapshots = self._task_snapshots
+        self._heap_snapshots = HeapSnapshots(clock, settings.overhead.cpu / 100, self._task_holders)
+        self._responder.heap_snapshots = self._heap_snapshots
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
         self._responding: set[asyncio.Task[None]] = set()
         self._http = http
@@ -196,6 +199,7 @@ class Agent:
                     *(group.create_task(work) for work in self._recording()),
                     group.create_task(self._every(self._open_readers, lambda: OPEN_SECONDS)),
                     group.create_task(self._every(self._task_snapshots.round, lambda: SNAPSHOT_SECONDS)),
+                    group.create_task(self._every(self._heap_snapshots.round, lambda: SNAPSHOT_SECONDS)),
                     group.create_task(self._stop_when_finished(stop)),
                     *([group.create_task(self._http.run())] if self._http else []),
                     *([group.create_task(self._tap.run())] if self._tap is not None else []),
@@ -359,6 +363,7 @@ class Agent:
         if self._deck is not None:
             self._deck.overhead = settings.overhead.cpu / 100
         self._task_snapshots.overhead = settings.overhead.cpu / 100
+        self._heap_snapshots.overhead = settings.overhead.cpu / 100
         return differences(before, loaded)
 
     def _recording(self) -> list[Coroutine[None, None, None]]:

@@ -25,6 +25,7 @@ from sentinel_agent.profile.views import on_cpu_only
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sentinel_agent.capture.heap_snapshots import HeapSnapshots
     from sentinel_agent.capture.runner import Captured, CaptureRunner
     from sentinel_agent.capture.task_groups import TaskSnapshot
     from sentinel_agent.capture.task_snapshots import TaskSnapshots
@@ -149,6 +150,7 @@ class Responder:
     tell: Callable[[Event], None]
     deck: FlightDeck | None = None
     task_snapshots: TaskSnapshots | None = None
+    heap_snapshots: HeapSnapshots | None = None
     statistics: ResponderStatistics = field(default_factory=ResponderStatistics)
 
     async def respond(self, firing: Firing, series: TargetSeries) -> Incident | None:
@@ -222,6 +224,9 @@ class Responder:
             recording=record if self.deck else None,
             ended=firing.ended,
             tasks_before=partial(self._tasks_before, firing, series.target) if self.task_snapshots else None,
+            heap_before=partial(self.heap_snapshots.before, series.target.id)
+            if self.heap_snapshots
+            else None,
         )
         if firing.spared:
             skipped = (CaptureReport(spec.kind, "skipped", firing.spared) for spec in firing.captures)

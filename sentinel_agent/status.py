@@ -17,6 +17,7 @@ import msgspec
 import psutil
 
 from sentinel_agent import __version__
+from sentinel_agent.capture.task_groups import context_in_words
 from sentinel_agent.capture.task_snapshots import TaskSnapshotStatistics
 from sentinel_agent.core.decision import Decision
 from sentinel_agent.core.limits import LimitRecord
@@ -57,12 +58,13 @@ _SHOWN_TEXT = 100
 
 
 class TaskLine(msgspec.Struct, frozen=True):
-    """One group of tasks: how many, of which coroutine, where the chain ends, what it waits on. Texts are cut."""
+    """One group of tasks: how many, of which coroutine, where the chain ends, what it waits on, what it is for. Texts are cut."""
 
     count: int
     coroutine: str
     place: str
     waiting_on: str | None
+    context: str = ""
 
 
 class TasksSeen(msgspec.Struct, frozen=True):
@@ -303,7 +305,8 @@ def _tasks_seen(snapshots: TaskSnapshots | None, target: TargetId) -> TasksSeen 
         leaf = group.frames[-1] if group.frames else None
         place = f"{leaf.function[:_SHOWN_TEXT]} ({leaf.file[-_SHOWN_TEXT:]}:{leaf.line})" if leaf else ""
         waiting_on = group.waiting_on and group.waiting_on[:_SHOWN_TEXT]
-        lines.append(TaskLine(group.count, group.coroutine[:_SHOWN_TEXT], place, waiting_on))
+        context = context_in_words(group)[:_SHOWN_TEXT]
+        lines.append(TaskLine(group.count, group.coroutine[:_SHOWN_TEXT], place, waiting_on, context))
     return TasksSeen(latest.time, latest.count, latest.every, tuple(lines))
 
 

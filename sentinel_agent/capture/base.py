@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from sentinel_agent.capture.heap import HeapCensus
     from sentinel_agent.capture.task_groups import TaskSnapshot
     from sentinel_agent.core.model import Target
     from sentinel_agent.core.rule import CaptureSpec
@@ -76,7 +77,7 @@ class CapturePlan:
     nothing can be read of it, and its pid may be another's. `max_pause` is for how many seconds it may be stopped at once,
     if the spec asks for a pause, and for how many code of ours may hold its GIL at once; `allow_injection` whether such
     code may be run in the target at all. `tasks_before` gives the tasks as they were when the target was well, or why they are
-    not known.
+    not known; `heap_before` the same of its objects.
     """
 
     target: Target
@@ -93,6 +94,7 @@ class CapturePlan:
     max_pause: float = 0.0
     allow_injection: bool = False
     tasks_before: Callable[[], TaskSnapshot | str] | None = None
+    heap_before: Callable[[], HeapCensus | str] | None = None
 
     @property
     def duration(self) -> float:

@@ -18,6 +18,7 @@ from sentinel_agent.clock import Clock, SystemClock
 from sentinel_agent.core.redact import redact_command, redact_environment, redact_text
 from sentinel_agent.errors import NoSuchTargetError
 from sentinel_agent.target.identity import identity_of
+from sentinel_agent.target.mappings import Total, parse, totals
 from sentinel_agent.target.procfs import (
     CLOCK_TICKS,
     ROOT,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MAX_FDS = 2000
 MAX_THREADS = 2000
 _MAX_ENVIRONMENT = 256 * 1024
+_MAX_SMAPS = 8 * 1024**2  # some 10,000 mappings
 _CGROUP_FILES = {
     # v2; the names of v1's controllers follow
     "": (
@@ -102,6 +104,7 @@ def snapshot(target: TargetId, *, now: float, redact: bool, root: Path = ROOT) -
             "links": lambda: {name: clean.text(proc.link(name)) for name in ("exe", "cwd", "root")},
             "status": lambda: _status(proc),
             "memory": lambda: _memory(proc),
+            "mappings": lambda: _mappings(proc),
             "io": lambda: parse_keyed(proc.read("io"), b":"),
             "limits": lambda: list(_limits(proc.read("limits"))),
             "threads": lambda: _threads(proc),
@@ -151,6 +154,11 @@ def _memory(proc: ProcDir) -> dict[str, int]:
         if len(words) == 3 and words[2] == "kB" and words[1].isdecimal():
             values[words[0].rstrip(":").lower()] = int(words[1]) * 1024
     return values
+
+
+def _mappings(proc: ProcDir) -> dict[str, Total]:
+    """Who holds it, as far as the shapes of the mappings tell; of very many mappings the first ones."""
+    return totals(parse(text(proc.read("smaps", _MAX_SMAPS)).splitlines()))
 
 
 def _limits(raw: bytes) -> Iterator[dict[str, str]]:

@@ -11,7 +11,9 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sentinel_agent.capture.gc_census import GcCapture
 from sentinel_agent.capture.heap import HeapCapture
+from sentinel_agent.capture.memray import MemrayCapture
 from sentinel_agent.capture.process import ProcessCapture
 from sentinel_agent.capture.profile import ProfileCapture
 from sentinel_agent.capture.series import SeriesCapture
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 GROUP = "sentinel_agent.captures"
 
 PLANNED = {
-    "memory": "the memory captures are `heap` (only reads) and `tracemalloc` (runs code in the target)"
+    "memory": "the memory captures are `heap` (only reads), `tracemalloc`, `memray` and `gc` (run code in the target)"
 }
 """Kinds that the design names and this build does not have, each with the words for a report."""
 
@@ -68,6 +70,8 @@ def load_captures(*, clock: Clock | None = None, plugs: Iterable[Plug] | None = 
         ("process", lambda: ProcessCapture(clock=clock)),
         ("series", SeriesCapture),
         ("heap", lambda: HeapCapture(clock=clock)),
+        ("gc", lambda: GcCapture(clock=clock)),
+        ("memray", lambda: MemrayCapture(clock=clock)),
         ("tracemalloc", lambda: TracemallocCapture(clock=clock)),
     ]
     strangers = entry_points(group=GROUP) if plugs is None else plugs

@@ -35,6 +35,7 @@ from sentinel_agent.errors import NoSuchTargetError, PeerError, SentinelError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from sentinel_agent.capture.heap import HeapCensus
     from sentinel_agent.capture.registry import LoadedCaptures
     from sentinel_agent.capture.task_groups import TaskSnapshot
     from sentinel_agent.config.settings import CaptureSettings
@@ -70,6 +71,7 @@ class _Order:
     recording: Callable[[], Awaitable[Recording | None]] | None
     ended: str | None
     tasks_before: Callable[[], TaskSnapshot | str] | None
+    heap_before: Callable[[], HeapCensus | str] | None
 
 
 class CaptureRunner:
@@ -99,12 +101,13 @@ class CaptureRunner:
         recording: Callable[[], Awaitable[Recording | None]] | None = None,
         ended: str | None = None,
         tasks_before: Callable[[], TaskSnapshot | str] | None = None,
+        heap_before: Callable[[], HeapCensus | str] | None = None,
     ) -> Captured:
         """Run `specs` one after the other, and `series` at the end if it is not among them.
 
         Cancelling it ends the capture under way, leaves no child, and keeps nothing of that capture.
         """
-        order = _Order(target, folder, trigger_time, series, recording, ended, tasks_before)
+        order = _Order(target, folder, trigger_time, series, recording, ended, tasks_before, heap_before)
         if not any(spec.kind == "series" for spec in specs):
             specs = [*specs, CaptureSpec("series")]
         files: list[CapturedFile] = []
@@ -214,6 +217,7 @@ class CaptureRunner:
             max_pause=self._most_pause(spec),
             allow_injection=settings.allow_injection,
             tasks_before=order.tasks_before,
+            heap_before=order.heap_before,
         )
 
     @asynccontextmanager

@@ -32,6 +32,7 @@ MAX_KEYS = 2000
 _NAMES = 5
 _ORIGINS = 10
 _GROWN = 10
+_VALUES = 3  # of one label
 _SURE = 2.0  # standard deviations by which a sampled count may be wrong
 
 
@@ -39,6 +40,7 @@ class TaskEntry(msgspec.Struct, frozen=True):
     """One task; frames are outermost first, along the await chain.
 
     `id` numbers the tasks of one document from 1 on; `awaited_by` are the numbers of those that are known to wait for it.
+    `context` is what the target says that the task is for (`sentinel_agent.context`).
     """
 
     name: str
@@ -48,12 +50,14 @@ class TaskEntry(msgspec.Struct, frozen=True):
     waiting_on: str | None
     id: int = 0
     awaited_by: tuple[int, ...] = ()
+    context: dict[str, str] = {}
 
 
 class TaskGroup(msgspec.Struct, frozen=True):
     """Tasks with one and the same await chain; `names` are the first few.
 
     `defined` is where the coroutine is written. `was` is how many there were in the snapshot from before, None without one.
+    `context` has, by label, the values that most of the tasks have, and how many have each.
     """
 
     count: int
@@ -64,6 +68,7 @@ class TaskGroup(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     defined: StackFrame | None = None
     was: int | None = None
+    context: dict[str, dict[str, int]] = {}
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -181,10 +186,16 @@ def take_snapshot(dump: TaskDump, time: float, every: int = 1) -> TaskSnapshot:
 def largest_groups(dump: TaskDump, most: int, every: int = 1) -> tuple[TaskGroup, ...]:
     """The largest groups of a dump of each `every`-th task; their counts are estimates of all."""
     found = sorted(_grouped(dump.tasks), key=lambda members: -len(members.tasks))[:most]
-    return tuple(
-        msgspec.structs.replace(group, count=every * group.count)
-        for group in (_group(members.tasks, None) for members in found)
-    )
+    return tuple(_times(_group(members.tasks, None), every) for members in found)
+
+
+def _times(group: TaskGroup, every: int) -> TaskGroup:
+    """The group with its counts as estimates of all."""
+    context = {
+        name: {value: every * count for value, count in counts.items()}
+        for name, counts in group.context.items()
+    }
+    return msgspec.structs.replace(group, count=every * group.count, context=context)
 
 
 def to_document(
@@ -263,7 +274,30 @@ def _group(tasks: list[TaskView], was: int | None) -> TaskGroup:
         names=tuple(clean_name(task.name) for task in tasks[:_NAMES]),
         defined=_defined(first),
         was=was,
+        context=_context(tasks),
     )
+
+
+def _context(tasks: Sequence[TaskView]) -> dict[str, dict[str, int]]:
+    """By label, in the order in which they are met, the values that most tasks have."""
+    values: dict[str, Counter[str]] = {}
+    for task in tasks:
+        for name, value in task.context:
+            values.setdefault(clean_name(name), Counter())[clean_name(value)] += 1
+    return {name: dict(counts.most_common(_VALUES)) for name, counts in values.items()}
+
+
+def context_in_words(group: TaskGroup) -> str:
+    """`route=/pay (38 of 40), trace_id=4bf92f35, 77ac0d12, ...`: what the tasks are for; empty where the target does not say."""
+    words = []
+    for name, counts in group.context.items():
+        values = [
+            value if count in (1, group.count) else f"{value} ({count} of {group.count})"
+            for value, count in counts.items()
+        ]
+        more = [] if sum(counts.values()) == group.count else ["..."]
+        words.append(f"{name}={', '.join(values + more)}")
+    return "; ".join(words)
 
 
 def _entry(task: TaskView, numbers: Mapping[int, int]) -> TaskEntry:
@@ -275,6 +309,7 @@ def _entry(task: TaskView, numbers: Mapping[int, int]) -> TaskEntry:
         waiting_on=None if task.waiting_on is None else clean_name(task.waiting_on),
         id=numbers[task.id],
         awaited_by=tuple(numbers[parent] for parent in task.awaited_by if parent in numbers),
+        context={clean_name(name): clean_name(value) for name, value in task.context},
     )
 
 

@@ -9,50 +9,48 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from importlib import resources
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from sentinel_agent.capture.base import CapturedFile, CapturePlan, CaptureResult
+from sentinel_agent.capture.injected import (
+    ENDINGS,
+    MOST_BYTES,
+    SKIP_WHEN,
+    Answer,
+    Injection,
+    Natural,
+    inject,
+    refuse,
+)
 from sentinel_agent.clock import Clock, SystemClock
 from sentinel_agent.core.units import format_duration, format_size
-from sentinel_agent.errors import NotPermittedError, PeerError, TargetError
-from sentinel_agent.inject.deliver import Delivered, deliver
 from sentinel_agent.profile import heap
 from sentinel_agent.profile.heap import HeapLine, HeapSite
 from sentinel_agent.profile.record import MAX_NAME, clean_name
+from sentinel_agent.target.procfs import PAGE_SIZE, ProcDir
 
 SECONDS = 3.0
 FRAMES = 1
 """Each frame more makes an allocation dearer: see docs/captures.md."""
-MOST_RSS_LIMIT = 85.0
-_MOST_OVERHEAD = 64 * 1024**2
-_KEEP = 10.0
-_GRACE = 6.0
 _TOP_LINES = 200
 
-Natural = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(ge=0, le=3600)]
 _Frame = tuple[Annotated[str, Meta(max_length=MAX_NAME)], Natural]
 _Site = tuple[Natural, int, Natural, Natural, Annotated[list[_Frame], Meta(max_length=256)]]
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    """What the payload says; it comes out of the target, so it may be anything."""
+class _Growth(Answer, frozen=True, kw_only=True):
+    """What the payload says beside what all of them do."""
 
-    error: Annotated[str, Meta(max_length=1000)] = ""
-    seconds: Seconds = 0.0
-    ended_by: Annotated[str, Meta(max_length=20)] = "time"
     was_on: bool = False
     traces: Natural = 0
     traced_bytes: int = 0
     overhead_bytes: Natural = 0
-    holds: dict[Annotated[str, Meta(max_length=20)], Seconds] = {}
     grown_bytes: Natural = 0
     tracebacks: Natural = 0
-    top: Annotated[list[_Site], Meta(max_length=1000)] = []
+    top: Annotated[tuple[_Site, ...], Meta(max_length=1000)] = ()
 
 
 class LineGrowth(msgspec.Struct, frozen=True):
@@ -64,20 +62,12 @@ class LineGrowth(msgspec.Struct, frozen=True):
     blocks: int
 
 
-class Injection(msgspec.Struct, frozen=True):
-    """What was run in the target: how it came there, its digest and length, and how long the main thread was stopped for it."""
-
-    way: str
-    sha256: str
-    bytes: int
-    stops_us: tuple[int, ...]
-
-
 class TracemallocDocument(msgspec.Struct, frozen=True):
     """The document of `tracemalloc.json`. Bytes as tracemalloc counts them; `seconds` is how long was traced.
 
     `grown_bytes` is what was allocated meanwhile and still held at the end; `lines` are by the innermost line of each traceback, `sites` by
-    the whole of it. `holds_us`: the longest time that each call held the GIL.
+    the whole of it. `holds_us`: the longest time that each call held the GIL. `resident_grown_bytes` is by how much resident memory
+    grew meanwhile; what tracing itself took and gave back is in it.
     """
 
     seconds: float
@@ -92,6 +82,7 @@ class TracemallocDocument(msgspec.Struct, frozen=True):
     lines: tuple[LineGrowth, ...]
     sites: tuple[HeapSite, ...]
     injection: Injection
+    resident_grown_bytes: int = 0
 
 
 class TracemallocCapture:
@@ -100,7 +91,7 @@ class TracemallocCapture:
     kind = "tracemalloc"
     attaches = True
     duration = SECONDS
-    skip_when = "cpu > 80 || rss_limit > 85"
+    skip_when = SKIP_WHEN
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
@@ -113,57 +104,36 @@ class TracemallocCapture:
             TargetError: the target is not fit for it, near its memory limit, or did not answer.
             PeerError: hypno is missing or failed, or the answer is nonsense.
         """
-        if not plan.allow_injection:
-            raise NotPermittedError(
-                "running code in the target is not allowed",
-                hint="set capture.allow_injection: true, or use --allow-injection",
-            )
-        _refuse_near_the_limit(plan)
+        refuse(plan)
         start = self._clock.wall()
-        payload = resources.files("sentinel_agent.inject.payload").joinpath("growth.py").read_text()
-        delivered = await deliver(
-            plan.target.id,
-            payload,
-            "work",
-            {
-                "seconds": plan.duration,
-                "frames": plan.spec.frames or FRAMES,
-                "most_hold": plan.max_pause,
-                "most_bytes": _MOST_OVERHEAD,
-                "keep": _KEEP,
-            },
-            seconds=plan.duration + _GRACE,
-            clock=self._clock,
-        )
-        document = await asyncio.to_thread(_write, plan, delivered, start)
+        resident = await asyncio.to_thread(_resident, plan)
+        arguments: dict[str, object] = {"frames": plan.spec.frames or FRAMES, "most_bytes": MOST_BYTES}
+        answer, injection = await inject(plan, "growth", arguments, _Growth, self._clock)
+        document = _document(plan, answer, injection, await asyncio.to_thread(_resident, plan) - resident)
+        await asyncio.to_thread(_write, plan, document, start)
         return CaptureResult(
             files=(
                 CapturedFile("tracemalloc.json", "tracemalloc", "json"),
                 CapturedFile("tracemalloc.pb.gz", "tracemalloc", "pprof"),
             ),
-            pause_us=max(document.injection.stops_us, default=0),
-            gil_hold_us=max(document.holds_us.values(), default=0),
+            pause_us=injection.pause_us,
+            gil_hold_us=injection.gil_hold_us,
             note=_note(document),
         )
 
 
-def _refuse_near_the_limit(plan: CapturePlan) -> None:
-    share = plan.series().metrics.get("rss_limit")
-    if share is None or not share.values:
-        raise TargetError("how near the target is to its memory limit is not known, so nothing is run in it")
-    if share.values[-1] >= MOST_RSS_LIMIT:
-        raise TargetError(
-            f"the target uses {share.values[-1]:.0f}% of its memory limit: over {MOST_RSS_LIMIT:.0f}% tracing, which takes memory itself, could kill it"
-        )
-
-
-def _write(plan: CapturePlan, delivered: Delivered, start: float) -> TracemallocDocument:
+def _resident(plan: CapturePlan) -> int:
+    """Bytes of resident memory; 0 where that cannot be read."""
     try:
-        answer = msgspec.json.decode(delivered.answer, type=_Answer)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise PeerError(f"what came back from the target is not usable: {error}") from error
-    if answer.error:
-        raise TargetError(f"tracing did not work in the target: {answer.error}")
+        with ProcDir.of(plan.target.id) as proc:
+            return int(proc.read("statm").split()[1]) * PAGE_SIZE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _document(
+    plan: CapturePlan, answer: _Growth, injection: Injection, resident_grown: int
+) -> TracemallocDocument:
     sites = tuple(
         HeapSite(
             size, blocks, held, held_blocks, tuple(HeapLine(clean_name(file), line) for file, line in lines)
@@ -171,7 +141,7 @@ def _write(plan: CapturePlan, delivered: Delivered, start: float) -> Tracemalloc
         for size, blocks, held, held_blocks, lines in answer.top
         if lines
     )
-    document = TracemallocDocument(
+    return TracemallocDocument(
         seconds=answer.seconds,
         ended_by=answer.ended_by,
         was_on=answer.was_on,
@@ -180,20 +150,18 @@ def _write(plan: CapturePlan, delivered: Delivered, start: float) -> Tracemalloc
         grown_bytes=answer.grown_bytes,
         tracebacks=answer.tracebacks,
         overhead_bytes=answer.overhead_bytes,
-        holds_us={name: round(seconds * 1e6) for name, seconds in answer.holds.items()},
+        holds_us=injection.holds_us,
         lines=_by_line(sites),
         sites=sites,
-        injection=Injection(
-            delivered.way,
-            delivered.sha256,
-            delivered.size,
-            tuple(round(stop * 1e6) for stop in delivered.stops),
-        ),
+        injection=injection,
+        resident_grown_bytes=resident_grown,
     )
+
+
+def _write(plan: CapturePlan, document: TracemallocDocument, start: float) -> None:
     (plan.folder / "tracemalloc.json").write_bytes(msgspec.json.encode(document))
-    profile = heap.encode(sites, start=start, seconds=answer.seconds, source="tracemalloc")
+    profile = heap.encode(document.sites, start=start, seconds=document.seconds, source="tracemalloc")
     (plan.folder / "tracemalloc.pb.gz").write_bytes(profile)
-    return document
 
 
 def _by_line(sites: tuple[HeapSite, ...]) -> tuple[LineGrowth, ...]:
@@ -211,10 +179,6 @@ def _note(document: TracemallocDocument) -> str:
     words = [f"{format_size(document.grown_bytes)} grew within {format_duration(document.seconds)}"]
     if document.was_on:
         words.append("tracemalloc was on before and stays on")
-    if document.ended_by == "hold":
-        words.append("ended early, before a snapshot would have held the GIL for too long")
-    if document.ended_by == "load":
-        words.append("ended early, because the target had no CPU left: tracing makes allocations dearer")
-    if document.ended_by == "memory":
-        words.append("ended early, because tracing took much memory")
+    if document.ended_by in ENDINGS:
+        words.append(ENDINGS[document.ended_by])
     return "; ".join(words)

@@ -65,7 +65,7 @@ def _with_options(verb: F, prepare: Callable[[ConfigInputs], Invocation]) -> F:
     @click.option(
         "--allow-injection",
         is_flag=True,
-        help="Captures that need it may run a small piece of code in the target (tracemalloc).",
+        help="Captures that need it may run a small piece of code in the target (tracemalloc, memray, gc).",
     )
     @functools.wraps(verb)
     def wrapped(

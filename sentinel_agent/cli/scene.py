@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _HEAD_SECONDS = 120
 _FINDINGS_SHOWN = 5
+_REQUESTED_FIRST = 2  # lines about requests that stand right below the first finding
 
 
 def requested(incident: Incident, folder: Path) -> list[str]:
@@ -48,12 +49,13 @@ def requested(incident: Incident, folder: Path) -> list[str]:
 def describe(incident: Incident, folder: Path, *, stacks: bool) -> Iterator[tuple[str, str]]:
     """(heading, text) of each part of `incidents show`, in the order of its use; text may have several lines."""
     findings = read_findings(folder, incident)
-    yield "", _answer(incident, findings)
+    asked = requested(incident, folder)
+    yield "", _answer(incident, findings, asked[:_REQUESTED_FIRST])
     evidence: tuple[tuple[str, Callable[[], str]], ...] = (
         ("What was found", lambda: short_paths("\n".join(_findings(findings)))),
         ("Before and during", lambda: _course(incident, folder)),
         ("Where the CPU went", lambda: _hottest(incident, folder)),
-        ("What was requested", lambda: "\n".join(requested(incident, folder))),
+        ("What was requested", lambda: "\n".join(asked)),
         ("What the tasks wait for", lambda: _tasks(incident, folder, None if stacks else 3)),
         ("What the threads were doing", lambda: _threads(incident, folder, None if stacks else 3)),
         ("The process", lambda: _process(incident, folder)),
@@ -89,12 +91,12 @@ def _tasks(incident: Incident, folder: Path, most: int | None) -> str:
     return "\n".join([f"{document.count} tasks", *lines])
 
 
-def _answer(incident: Incident, findings: Findings) -> str:
+def _answer(incident: Incident, findings: Findings, asked: list[str]) -> str:
     target = incident.target
     python = f", Python {target.python}" if target.python else ""
     lines = [
         f"{incident.rule}: {incident.summary}",
-        short_paths(findings.headline),
+        "\n".join([short_paths(findings.headline), *asked]).strip(),
         "",
         f"when     {show_time(incident.time)}, sealed {format_duration(incident.sealed_time - incident.time)} later",
         f"target   {target.role.key}, pid {target.id.pid} ({target.name}{python}) on {incident.host}",

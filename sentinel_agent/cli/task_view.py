@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sentinel_agent.capture.task_groups import context_in_words
 from sentinel_agent.cli.output import clean, short_path, show_time
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def groups(document: TasksDocument, most: int | None) -> Iterator[str]:
             yield f"    {place(frame)}"
         if group.waiting_on:
             yield clean(f"    waiting on {group.waiting_on}", _WIDEST)
+        if group.context:
+            yield clean(f"    for {context_in_words(group)}", _WIDEST)
         names = ", ".join(group.names[:3]) + (", ..." if group.count > 3 else "")
         yield clean(f"    {'named' if group.count > 1 else 'name'} {names}", _WIDEST)
     if len(shown) < len(document.groups):
@@ -167,7 +170,10 @@ def _node(like: _Like, members: Sequence[TaskEntry]) -> str:
         else f", {', '.join(f'{count} {state}' for state, count in states.items())}"
     )
     who = f"{clean(members[0].name, _LONGEST_NAME)}: " if len(members) == 1 else f"{len(members)} x "
-    return f"{who}{chain or like.coroutine}{on}{state}"
+    first = members[0].context
+    same = first and all(member.context == first for member in members)
+    what = f", for {' '.join(f'{name}={value}' for name, value in first.items())}" if same else ""
+    return f"{who}{chain or like.coroutine}{on}{state}{what}"
 
 
 def place(frame: StackFrame) -> str:

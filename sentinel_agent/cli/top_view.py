@@ -289,7 +289,8 @@ def _tasks(view: TopView, target: TopTarget, width: int) -> tuple[str, list[Text
     for group in seen.groups:
         on = f", on {group.waiting_on}" if group.waiting_on else ""
         at = f" in {_short(group.place)}" if group.place else ""
-        lines.append(_line(f" {about}{group.count} x {group.coroutine}{at}{on}", width))
+        what = f", for {group.context}" if group.context else ""
+        lines.append(_line(f" {about}{group.count} x {group.coroutine}{at}{on}{what}", width))
     return heading, lines
 
 

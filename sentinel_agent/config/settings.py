@@ -166,7 +166,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_injection: Annotated[
         bool,
         Meta(
-            description="whether captures that need it (`tracemalloc`) may run a small piece of code in the target; all others only read"
+            description="whether captures that need it (`tracemalloc`, `memray`, `gc`) may run a small piece of code in the target; all others only read"
         ),
     ] = False
     redact: Annotated[bool, Meta(description="hide secrets in captured command lines and environments")] = (

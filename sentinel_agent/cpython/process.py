@@ -80,7 +80,7 @@ class Interpreter:
             TaskLists(self._objects, self._threads, self._find_task_offsets) if layout.minor >= 14 else None
         )
         self._registry = TaskRegistry(self._objects, self._modules, lists)
-        self._tasks = Tasks(self._objects, self._codes, self._registry)
+        self._tasks = Tasks(self._objects, self._codes, self._registry, self._modules)
         self._loops = Loops(self._objects)
         self._collector: Collector | None = None
         self._samples = 0

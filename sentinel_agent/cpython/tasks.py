@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from sentinel_agent.cpython.awaiters import Awaiters
 from sentinel_agent.cpython.awaits import Awaits
+from sentinel_agent.cpython.contexts import Contexts
 from sentinel_agent.cpython.memory import UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sentinel_agent.cpython.code import CodeCache, Frame
+    from sentinel_agent.cpython.contexts import Labels
+    from sentinel_agent.cpython.modules import Modules
     from sentinel_agent.cpython.objects import Objects
     from sentinel_agent.cpython.task_registry import TaskRegistry
     from sentinel_agent.cpython.threads import ThreadStack
@@ -30,6 +33,7 @@ class TaskView:
     `frames` are outermost first: the task's coroutine, then along the await chain; for a running task, what its thread executes.
     `waiting_on` names the future that will wake it, or the task it awaits. `whole` is False where the chain was cut.
     `id` tells the tasks of one dump apart; `awaited_by` are the ids of those that are known to wait for this one.
+    `context` is what the target says that the task is for, by `sentinel_agent.context`.
     """
 
     name: str
@@ -40,6 +44,7 @@ class TaskView:
     whole: bool
     id: int = 0
     awaited_by: tuple[int, ...] = ()
+    context: Labels = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class _Raw:
     name: int
     coroutine: int
     waiter: int
+    context: int = 0
     callback: int = 0
     awaited_by: int = 0
     awaited_by_is_set: bool = False
@@ -72,10 +78,11 @@ class _Raw:
 class Tasks:
     """Reads the tasks that `registry` names."""
 
-    def __init__(self, objects: Objects, codes: CodeCache, registry: TaskRegistry) -> None:
+    def __init__(self, objects: Objects, codes: CodeCache, registry: TaskRegistry, modules: Modules) -> None:
         self._objects = objects
         self._registry = registry
         self._awaits = Awaits(objects, codes)
+        self._contexts = Contexts(objects, modules)
         self._c_types: dict[int, bool] = {}
         self._type_names: dict[int, str] = {}
 
@@ -144,12 +151,13 @@ class Tasks:
         task = self._objects.layout.task
         if int.from_bytes(data[task.state : task.state + 4], "little") != _PENDING:
             return None
-        name, coroutine, waiter, callback, awaited_by = (
+        context_at = task.name + 8  # task_context follows task_name in all versions; its type is checked
+        name, coroutine, waiter, context, callback, awaited_by = (
             int.from_bytes(data[at : at + 8], "little") if at >= 0 else 0
-            for at in (task.name, task.coro, task.waiter, task.callback0, task.awaited_by)
+            for at in (task.name, task.coro, task.waiter, context_at, task.callback0, task.awaited_by)
         )
         is_set = bool(awaited_by and data[task.awaited_by_is_set])
-        return _Raw(address, name, coroutine, waiter, callback, awaited_by, is_set)
+        return _Raw(address, name, coroutine, waiter, context, callback, awaited_by, is_set)
 
     def _python_task(self, address: int) -> _Raw | None:
         """A task that keeps its parts in its instance dictionary; None for one that is done, and for None itself."""
@@ -157,15 +165,15 @@ class Tasks:
         type_address = objects.type_of(address)
         if self._short_type(type_address) == "NoneType":
             return None
-        state, name, coroutine, waiter = objects.attributes(
-            address, "_state", "_name", "_coro", "_fut_waiter"
+        state, name, coroutine, waiter, context = objects.attributes(
+            address, "_state", "_name", "_coro", "_fut_waiter", "_context"
         )
         if not coroutine:
             raise UnreadableError(f"the object at {address:#x} is no task as it is known")
         # A pending task may have no state of its own: that is its class's default.
         if state and objects.text(state) != "PENDING":
             return None
-        return _Raw(address, name or 0, coroutine, self._unless_none(waiter))
+        return _Raw(address, name or 0, coroutine, self._unless_none(waiter), context or 0)
 
     def _unless_none(self, address: int | None) -> int:
         return address if address and self._type_of(address) != "NoneType" else 0
@@ -178,7 +186,10 @@ class Tasks:
         words = objects.many([(one.coroutine + at, 8) for one in raw])
         qualnames = objects.texts([0 if word is None else int.from_bytes(word, "little") for word in words])
         waits = self._describe([one.waiter for one in raw])
-        for one, chain, name, qualname, waiting_on in zip(raw, chains, names, qualnames, waits, strict=True):
+        contexts = self._contexts.labels([one.context for one in raw])
+        for one, chain, name, qualname, waiting_on, labels in zip(
+            raw, chains, names, qualnames, waits, contexts, strict=True
+        ):
             frames = tuple(chain.frames)
             if chain.running:
                 frames = frames[:-1] + self._running(chain.running, threads, frames[-1])
@@ -192,6 +203,7 @@ class Tasks:
                 waiting_on,
                 chain.whole,
                 one.address,
+                context=labels,
             )
 
     @staticmethod

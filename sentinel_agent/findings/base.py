@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.capture.base import Series, SeriesWindow
     from sentinel_agent.capture.heap import HeapDocument
+    from sentinel_agent.capture.memray import MemrayDocument
     from sentinel_agent.capture.stacks import Stacks
     from sentinel_agent.capture.task_groups import TasksDocument
     from sentinel_agent.capture.tracemalloc import TracemallocDocument
@@ -84,10 +85,18 @@ class OpenFiles(msgspec.Struct, frozen=True):
     listed: tuple[OpenFile, ...] = ()
 
 
+class MappingTotal(msgspec.Struct, frozen=True):
+    """Mappings of one kind (target/mappings.py): how many, and how many bytes of them are resident."""
+
+    count: int = 0
+    resident_bytes: int = 0
+
+
 class ProcessFacts(msgspec.Struct, frozen=True):
     """What is used of `process.json`; every part may be missing."""
 
     memory: dict[str, int] = {}
+    mappings: dict[str, MappingTotal] = {}
     files: OpenFiles = OpenFiles()
 
 
@@ -114,8 +123,10 @@ class Facts:
     tasks: TasksDocument | None = None
     process: ProcessFacts | None = None
     allocations: TracemallocDocument | None = None
+    memray: MemrayDocument | None = None
     heap: HeapDocument | None = None
     requests: RequestsDocument | None = None
+    gc: HeapDocument | None = None
     earlier: tuple[EarlierIncident, ...] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
 

@@ -18,6 +18,7 @@ CHECKS: Mapping[str, Callable[[Facts], Finding | NotKnown | None]] = {
     "allocations": memory.allocations,
     "object_growth": memory.object_growth,
     "memory_growth": memory.growth,
+    "malloc_arenas": memory.malloc_arenas,
     "tasks": loop.alike_tasks,
     "busier_route": requests.busier_route,
     "connections": process.connections,

@@ -13,6 +13,7 @@ import msgspec
 
 from sentinel_agent.capture.base import SeriesWindow
 from sentinel_agent.capture.heap import HeapDocument
+from sentinel_agent.capture.memray import MemrayDocument
 from sentinel_agent.capture.stacks import Stacks
 from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.capture.tracemalloc import TracemallocDocument
@@ -148,6 +149,8 @@ def load_facts(folder: Path, incident: Incident, recorded: Recording | None = No
         heap=document("heap", "heap", HeapDocument),
         allocations=document("allocations", "tracemalloc", TracemallocDocument),
         requests=document("requests", "requests", RequestsDocument),
+        memray=document("memray", "memray", MemrayDocument),
+        gc=document("gc", "gc", HeapDocument),
         missing=missing,
     )
 

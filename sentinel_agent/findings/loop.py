@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sentinel_agent.capture.task_groups import context_in_words
 from sentinel_agent.core.units import format_duration
 from sentinel_agent.findings.base import Facts, Finding, NotKnown, finding, is_library, place
 
@@ -89,7 +90,7 @@ def _stretches(timeline: ProfileRecord) -> Iterator[_Stretch]:
             if sample.thread != thread:
                 continue
             frames = [timeline.frames[index] for index in sample.stack]
-            callback = _callback(frames)
+            callback = callback_frames(frames)
             if callback is None or not callback:
                 if now:
                     yield now
@@ -110,7 +111,7 @@ def _stretches(timeline: ProfileRecord) -> Iterator[_Stretch]:
             yield now
 
 
-def _callback(frames: list[Frame]) -> list[Frame] | None:
+def callback_frames(frames: list[Frame]) -> list[Frame] | None:
     """The frames (innermost first) above those of the loop: empty while it waits, None for a thread without a loop."""
     roots = [number for number, frame in enumerate(frames) if _runs_loop(frame)]
     if not roots:
@@ -161,6 +162,7 @@ def alike_tasks(facts: Facts) -> Finding | NotKnown | None:
         "tasks",
         (70 if grown else 60) + 25 * share if about else 35 + 35 * share,
         f"{_how_many(document, first, grown)} {where}{waits}{on}",
+        f"they are for {context_in_words(first)}" if first.context else "",
         *(place(frame.function, frame.file, frame.line) for frame in first.frames[-4:]),
         _compared(document),
         f"{document.unreadable} tasks could not be read" if document.unreadable else "",

@@ -63,11 +63,19 @@ class _ChildReport(msgspec.Struct, frozen=True):
 
 
 async def deliver(
-    target: TargetId, payload: str, call: str, arguments: dict[str, object], *, seconds: float, clock: Clock
+    target: TargetId,
+    payload: str,
+    job: str,
+    arguments: dict[str, object],
+    *,
+    keep: float,
+    seconds: float,
+    clock: Clock,
 ) -> Delivered:
-    """Run `payload` in the target and wait for at most `seconds` until its function `call` has answered.
+    """Run `payload` in the target and wait for at most `seconds` until its function `job` has answered.
 
-    The function gets `arguments` and `name`, under which it leaves the answer.
+    The payload has the function `work` (inject/payload/common.py), which calls `job` with `arguments` and leaves the answer for `keep`
+    seconds under a name that nobody can guess.
 
     Raises:
         TargetError: the target is not fit for it, or did not answer in time; the message says why.
@@ -77,8 +85,8 @@ async def deliver(
     way: Way = "remote_exec" if interpreter.layout.minor >= remote_exec.FIRST_MINOR else "hypno"
     refuse_unfit(target, way)
     name = f"_sentinel_agent_{secrets.token_hex(8)}"
-    words = ", ".join(f"{key}={value!r}" for key, value in {"name": name, **arguments}.items())
-    source = f"{payload}\n{call}({words})\n"
+    words = "".join(f", {key}={value!r}" for key, value in arguments.items())
+    source = f"{payload}\nwork({name!r}, {keep!r}, {job}{words})\n"
     code = starter(source)
     end = clock.monotonic() + seconds
     bring = _by_remote_exec if way == "remote_exec" else _by_hypno

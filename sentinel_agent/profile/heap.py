@@ -27,10 +27,11 @@ _TYPES = (
 
 
 class HeapLine(msgspec.Struct, frozen=True):
-    """One line of a traceback; the function's name is not known to tracemalloc."""
+    """One line of a traceback; `function` is empty where it is not known, as it is to tracemalloc."""
 
     file: str
     line: int
+    function: str = ""
 
 
 class HeapSite(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ def encode(sites: Sequence[HeapSite], *, start: float, seconds: float, source: s
             )
         )
     for line, number in numbers.items():
-        name = text(f"{line.file}:{line.line}")
+        name = text(line.function or f"{line.file}:{line.line}")
         parts.append(block(5, integer(1, number) + integer(2, name) + integer(4, text(line.file))))
     parts += [
         integer(9, round(start * _NANO)),

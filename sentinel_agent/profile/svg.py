@@ -13,13 +13,14 @@ from html import escape
 from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
-from sentinel_agent.core.units import format_duration
+from sentinel_agent.core.units import format_duration, format_size
 from sentinel_agent.profile.names import printable, thread_label
 from sentinel_agent.profile.views import merged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from sentinel_agent.profile.heap import HeapSite
     from sentinel_agent.profile.record import ProfileRecord
 
 _WIDTH = 1200.0
@@ -60,7 +61,21 @@ class _Box:
 def encode(record: ProfileRecord, *, title: str = "Flame graph") -> bytes:
     """The same record and title give the same bytes, at most some megabytes."""
     timed = record.seconds > 0
+    amount = format_duration if timed else _samples
     root = _tree(record, timed=timed)
+    return _picture(root, amount, title, f", {len(record.threads)} threads")
+
+
+def encode_heap(sites: Sequence[HeapSite], *, title: str) -> bytes:
+    """What each place holds, in bytes; as `encode`."""
+    root = _Node("all", "")
+    for site in sites:
+        path = [(line.function or f"{line.file}:{line.line}", line.file) for line in reversed(site.lines)]
+        _add(root, path, float(site.held_bytes))
+    return _picture(root, format_size, title, "")
+
+
+def _picture(root: _Node, amount: Callable[[float], str], title: str, more: str) -> bytes:
     boxes = list(_layout(root))
     left_out = 0
     if len(boxes) > _MAX_BOXES:
@@ -69,14 +84,14 @@ def encode(record: ProfileRecord, *, title: str = "Flame graph") -> bytes:
         left_out = len(boxes) - _MAX_BOXES
         del boxes[_MAX_BOXES:]
     height = _TOP + _ROW * (1 + max((box.depth for box in boxes), default=0)) + 8
-    caption = f"{title}: {_amount(root.cost, timed=timed)}, {len(record.threads)} threads"
+    caption = f"{title}: {amount(root.cost)}{more}"
     if left_out:
         caption += f", {left_out} narrow frames left out"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {height}" width="{_WIDTH:.0f}" '
         f'height="{height}" role="img"><title>{_text(title)}</title><style>{_STYLE}</style>',
         f'<text class="c" x="{_MARGIN:.0f}" y="22">{_text(caption)}</text>',
-        *(_draw(box, root.cost, timed=timed) for box in boxes),
+        *(_draw(box, root.cost, amount) for box in boxes),
         "</svg>\n",
     ]
     return "".join(parts).encode("utf-8")
@@ -88,12 +103,17 @@ def _tree(record: ProfileRecord, *, timed: bool) -> _Node:
         cost = sample.weight if timed else float(sample.count)
         path = [(thread_label(record.threads[sample.thread]), "")]
         path += [(record.frames[i].function, record.frames[i].file) for i in reversed(sample.stack)]
-        root.cost += cost
-        node = root
-        for name, file in path:
-            node = node.children.setdefault((name, file), _Node(name, file))
-            node.cost += cost
+        _add(root, path, cost)
     return root
+
+
+def _add(root: _Node, path: Sequence[tuple[str, str]], cost: float) -> None:
+    """`path` is of functions and their files, outermost first."""
+    root.cost += cost
+    node = root
+    for name, file in path:
+        node = node.children.setdefault((name, file), _Node(name, file))
+        node.cost += cost
 
 
 def _layout(root: _Node) -> Iterator[_Box]:
@@ -113,11 +133,11 @@ def _layout(root: _Node) -> Iterator[_Box]:
             left += width
 
 
-def _draw(box: _Box, whole: float, *, timed: bool) -> str:
+def _draw(box: _Box, whole: float, amount: Callable[[float], str]) -> str:
     node = box.node
     top = _TOP + _ROW * box.depth
     place = f" ({node.file})" if node.file else ""
-    tip = f"{node.name}{place}: {_amount(node.cost, timed=timed)}, {100 * node.cost / whole:.1f} %"
+    tip = f"{node.name}{place}: {amount(node.cost)}, {100 * node.cost / whole:.1f} %"
     label = _fit(printable(node.name), box.width - 6)
     words = f'<text x="{box.left + 3:.1f}" y="{top + 12}">{_text(label)}</text>' if label else ""
     return (
@@ -126,8 +146,8 @@ def _draw(box: _Box, whole: float, *, timed: bool) -> str:
     )
 
 
-def _amount(cost: float, *, timed: bool) -> str:
-    return format_duration(cost) if timed else f"{cost:.0f} samples"
+def _samples(cost: float) -> str:
+    return f"{cost:.0f} samples"
 
 
 def _text(text: str) -> str:

@@ -165,7 +165,7 @@ def test_a_part_that_cannot_be_read_is_named_and_the_others_are_kept(tmp_path: P
     document = made(tree(tmp_path, status=b"Name:\tx\nState:\tS (sleeping)\n"))
     assert document["status"] == {"Name": "x", "State": "S (sleeping)"}
     assert set(document["errors"]) == {
-        "command", "environment", "links", "memory", "io", "limits", "threads", "files", "cgroup",
+        "command", "environment", "links", "memory", "mappings", "io", "limits", "threads", "files", "cgroup",
     }  # fmt: skip
 
 

@@ -98,7 +98,10 @@ async def test_a_report_says_how_long_what_was_lost_and_how_long_the_target_was_
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("memory", "the memory captures are `heap` (only reads) and `tracemalloc` (runs code in the target)"),
+        (
+            "memory",
+            "the memory captures are `heap` (only reads), `tracemalloc`, `memray` and `gc` (run code in the target)",
+        ),
         ("bad", "the plug-in 'bad' cannot be used"),
         ("nonsense", "there is no capture 'nonsense'; there are a, series"),
     ],
@@ -314,7 +317,9 @@ class Plug:
 def test_strangers_captures_are_loaded_beside_the_built_in_ones() -> None:
     loaded = load_captures(plugs=[Plug("mine", lambda: Made("mine"))])
     assert sorted(loaded.captures) == [
+        "gc",
         "heap",
+        "memray",
         "mine",
         "process",
         "profile",
@@ -346,7 +351,9 @@ def test_a_broken_plug_in_is_kept_with_the_reason_and_harms_nothing(made: Any, w
     loaded = load_captures(plugs=[Plug("bad", made)])
     assert words in loaded.broken["bad"]
     assert sorted(loaded.captures) == [
+        "gc",
         "heap",
+        "memray",
         "process",
         "profile",
         "series",

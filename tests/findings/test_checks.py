@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel_agent.capture.injected import Injection
 from sentinel_agent.capture.stacks import StackFrame, Stacks, ThreadStack
 from sentinel_agent.capture.task_groups import ComparedWith, Growth, TaskGroup, TasksDocument
+from sentinel_agent.capture.tracemalloc import TracemallocDocument
 from sentinel_agent.findings.base import (
     EarlierIncident,
     Facts,
     Finding,
     Findings,
+    MappingTotal,
     NotKnown,
     OpenFile,
     OpenFiles,
@@ -21,6 +24,7 @@ from sentinel_agent.findings.base import (
     Socket,
 )
 from sentinel_agent.findings.judge import CHECKS, judge
+from sentinel_agent.profile.heap import HeapLine, HeapSite
 from tests.findings.facts import LOOP, facts, readings, timeline
 
 HANDLER = ("handler", "app.py", 12)
@@ -141,6 +145,66 @@ def test_growth_of_memory_is_from_the_lowest_reading_and_says_what_is_not_known(
     assert CHECKS["memory_growth"](facts("cpu", series=readings(rss=[200 * mib, 201 * mib]))) is None
 
 
+def test_growth_names_what_ran_while_the_readings_rose() -> None:
+    """Two of three rises came while `fill` was on a CPU; what only waited, or ran while nothing grew, is not blamed."""
+    mib = 1024.0**2
+    library = ("dumps", "/usr/lib/python3.11/json/__init__.py", 183)
+    fill, other = (library, ("fill", "cache.py", 7)), (("other", "app.py", 5),)
+    samples = [(other, True)] * 20 + [(fill, True)] * 40 + [(other, True)] * 20 + [(fill, False)] * 20
+    rose = readings(rss=[100 * mib, 101 * mib, 200 * mib, 300 * mib, 340 * mib, 340 * mib])
+    facts_of = {"series": rose, "timeline": timeline(*samples), "incident": {"baseline": None}}
+    answer = found("memory_growth", facts("rss", **facts_of))
+    assert answer.text.endswith("most of it while fill (cache.py:7) ran")
+    assert answer.evidence[0].startswith("199.0 MiB came while it was on a CPU, by 2s of stacks")
+    assert answer.subject == "fill (cache.py)"
+    flat = facts_of | {"timeline": timeline(*[(fill, False)] * 100)}
+    assert found("memory_growth", facts("rss", **flat)).subject == "resident memory"
+
+
+def test_malloc_is_named_where_its_arenas_hold_most() -> None:
+    """300 of 500 MiB in 32 arenas; without the mappings it is not known, and a little is nothing."""
+    mib = 1024**2
+    held = {"malloc_arenas": MappingTotal(32, 300 * mib), "anonymous": MappingTotal(9, 200 * mib)}
+    answer = found("malloc_arenas", facts("rss", process=ProcessFacts(mappings=held)))
+    assert answer.text.startswith("300.0 MiB of 500.0 MiB resident lie in 32 arenas of malloc")
+    assert answer.evidence == (
+        "resident: 300.0 MiB in malloc's other arenas, 200.0 MiB in Python's arenas and large blocks",
+    )
+    assert isinstance(CHECKS["malloc_arenas"](facts("rss", process=ProcessFacts())), NotKnown)
+    little = held | {"malloc_arenas": MappingTotal(32, 30 * mib)}
+    assert CHECKS["malloc_arenas"](facts("rss", process=ProcessFacts(mappings=little))) is None
+
+
+def test_of_what_grew_the_line_and_its_part_are_told() -> None:
+    """Resident memory grew by 400 MiB while it was traced, 380 of it at one line; a library at the leaf is passed over."""
+    mib = 1024**2
+    lines = (HeapLine("/usr/lib/python3.11/json/decoder.py", 353), HeapLine("cache.py", 41))
+    document = TracemallocDocument(
+        seconds=3.0,
+        ended_by="time",
+        was_on=False,
+        frames=2,
+        traces=1,
+        grown_bytes=390 * mib,
+        tracebacks=2,
+        overhead_bytes=0,
+        holds_us={},
+        lines=(),
+        sites=(
+            HeapSite(380 * mib, 1, 380 * mib, 1, lines),
+            HeapSite(10 * mib, 1, 10 * mib, 1, (HeapLine("app.py", 3),)),
+        ),
+        injection=Injection("hypno", "", 0, ()),
+        resident_grown_bytes=400 * mib,
+    )
+    answer = found("allocations", facts("rss", allocations=document))
+    assert answer.text == "resident memory grew by 400.0 MiB within 3s, 380.0 MiB of it at cache.py:41"
+    assert answer.subject == "cache.py:41"
+    series = readings(rss=[100.0 * mib, 600.0 * mib])
+    both = judge(facts("rss", allocations=document, series=series, incident={"baseline": None}))
+    assert both.headline == answer.text
+
+
 def test_throttling_and_collections_are_judged_by_the_last_readings() -> None:
     """What was long before the trigger explains nothing."""
     calm = [0.0] * 20
@@ -190,7 +254,9 @@ def test_what_was_seen_before_at_the_same_place_is_told_from_what_was_seen_elsew
         for seconds, subject in ((60, "handler (app.py)"), (3600, "other"), (86400, "handler (app.py)"))
     )
     same = judge(facts("cpu", during=now.during, earlier=earlier))
-    assert any("seen 2 times before in the last 1d, at the same place" in each.text for each in same.findings)
+    (said,) = [each.text for each in same.findings if each.check == "seen_before"]
+    assert said.startswith("identical incident seen 2 times before since ")
+    assert said.endswith(" UTC: handler (app.py)")
     others = judge(facts("cpu", during=now.during, earlier=earlier[1:2]))
     assert any("fired once before" in each.text for each in others.findings)
     assert "seen_before" in judge(facts("cpu", earlier=())).nothing_found

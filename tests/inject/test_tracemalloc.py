@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from sentinel_agent.capture.base import Series, SeriesWindow
 from sentinel_agent.capture.tracemalloc import TracemallocCapture, TracemallocDocument
 from sentinel_agent.core.rule import CaptureSpec
 from sentinel_agent.errors import NotPermittedError, SentinelError, TargetError
@@ -23,43 +21,18 @@ from sentinel_agent.findings.judge import CHECKS
 from tests.capture.targets import plan_for, target_of
 from tests.cpython.conftest import MINORS, packages_of, python_of, within
 from tests.findings.facts import facts
+from tests.inject.targets import IDLE, plan_of, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
 
 SERVICE = Path(__file__).with_name("leaking_service.py")
 LEAK_LINE = 19
 MIB = 1024**2
 
 
-@contextlib.contextmanager
-def running(python: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A program that has said `ready`; what it writes to stderr afterwards fails the test."""
-    process = subprocess.Popen(
-        [python, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-    try:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n", process.communicate(timeout=5)
-        yield process
-        assert process.poll() is None, "the target has ended"
-    finally:
-        process.kill()
-        _, errors = process.communicate(timeout=10)
-    assert errors == ""
-
-
 def plan(pid: int, folder: Path, seconds: float = 1.5, rss_limit: float = 20.0, **changes: Any) -> Any:
-    """A plan that allows it."""
-    window = SeriesWindow(0.0, 1.0, 1.0, {"rss_limit": Series("percent", [1.0], [rss_limit])})
-    spec = CaptureSpec("tracemalloc", duration=seconds)
-    made = plan_for(target_of(pid), folder, spec, **({"allow_injection": True, "max_pause": 0.1} | changes))
-    return type(made)(**{name: getattr(made, name) for name in made.__slots__} | {"series": lambda: window})
+    return plan_of("tracemalloc", pid, folder, seconds, rss_limit, **changes)
 
 
 def document_in(folder: Path) -> TracemallocDocument:
@@ -105,18 +78,6 @@ async def test_a_service_on_uvloop_is_traced_too(tmp_path: Path) -> None:
         await TracemallocCapture().capture(plan(process.pid, tmp_path))
         assert document_in(tmp_path).lines[0].line == LEAK_LINE
         counters(process)
-
-
-IDLE = """
-import asyncio, sys, tracemalloc
-{before}
-async def main():
-    print("ready", flush=True)
-    while True:
-        await asyncio.sleep(0.01)
-        sys.stdin in ()
-asyncio.run(main())
-"""
 
 
 async def test_tracing_that_was_on_stays_on(tmp_path: Path) -> None:

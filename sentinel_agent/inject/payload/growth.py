@@ -3,9 +3,7 @@
 Rules: only built-in modules; nothing of the target is called; the GIL is held for as short as can be. Each C call of
 `_tracemalloc` holds it from its beginning to its end (Modules/_tracemalloc.c), and how long is measured. `_get_traces`
 costs about a microsecond a trace, so tracing ends early when that would come over the cap. It makes each allocation several times
-dearer, so it also ends when the process has no CPU left. The answer is one bytes
-object in `sys`, under a name that the agent chose; it is read from outside and taken away again after a while. A child that is forked
-meanwhile stops tracing at once.
+dearer, so it also ends when the process has no CPU left. A child that is forked meanwhile stops tracing at once.
 """
 
 from __future__ import annotations
@@ -15,6 +13,8 @@ import sys
 TYPE_CHECKING = False  # the module `typing` may not be loaded in the target
 if TYPE_CHECKING:
     from typing import Any
+
+    from sentinel_agent.inject.payload.common import timer  # noqa: TC004 - it is sent before this
 
 FORK_HOOK = "_sentinel_agent_at_fork"
 SECONDS_PER_TRACE = 1.5e-6  # of `_get_traces`; measured 0.4 to 1.0 on 3.9 to 3.13
@@ -26,35 +26,12 @@ LEAST = 0.75  # seconds that are traced whatever the load
 BUSY = 0.9  # of a core; a service that tracing brought there falls behind
 
 
-def work(name: str, seconds: float, frames: int, most_hold: float, most_bytes: int, keep: float) -> None:
-    """Trace for `seconds`, answer in `sys` as `name`, and take the answer away after `keep` seconds."""
-    import time  # noqa: PLC0415 - in the target, where this runs
-
-    state = vars(sys)
-    try:
-        answer = _grown(time, seconds, frames, most_hold, most_bytes)
-    except BaseException as error:  # noqa: BLE001 - nothing may come out into the target
-        answer = {"error": type(error).__name__ + ": " + str(error)[:300]}
-    state[name] = _json(answer).encode("ascii")
-    time.sleep(keep)
-    state.pop(name, None)
-
-
-def _grown(time: Any, seconds: float, frames: int, most_hold: float, most_bytes: int) -> dict[str, Any]:
-    import _tracemalloc as tracing  # noqa: PLC0415 - as above
-
-    if type(time.sleep) is not type(repr):
-        raise RuntimeError("time.sleep has been replaced (gevent?)")
+def growth(time: Any, seconds: float, frames: int, most_hold: float, most_bytes: int) -> dict[str, Any]:
+    """Trace for `seconds`; what was allocated meanwhile and is still held, by traceback."""
+    import _tracemalloc as tracing  # noqa: PLC0415 - in the target, where this runs
 
     clock = time.perf_counter
-    holds: dict[str, float] = {}
-
-    def timed(what: str, call: Any, *arguments: Any) -> Any:
-        before = clock()
-        found = call(*arguments)
-        holds[what] = max(holds.get(what, 0.0), clock() - before)
-        return found
-
+    timed, holds = timer(time)
     was_on = tracing.is_tracing()
     if was_on and _predicted(tracing) > most_hold:
         raise RuntimeError("tracemalloc is on already, and a snapshot of it would hold the GIL for too long")
@@ -162,26 +139,3 @@ def _stop_in_forked_children(tracing: Any) -> None:
     import posix  # noqa: PLC0415 - as above
 
     posix.register_at_fork(after_in_child=in_child)
-
-
-def _json(value: Any) -> str:
-    """JSON (RFC 8259) of what `_grown` returns, without the module `json`, which the target may not have loaded."""
-    if value is True or value is False:
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        return '"' + "".join(map(_escaped, value)) + '"'
-    if isinstance(value, dict):
-        return "{" + ",".join([_json(str(key)) + ":" + _json(item) for key, item in value.items()]) + "}"
-    return "[" + ",".join([_json(item) for item in value]) + "]"
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    if 32 <= code < 127 and char not in '"\\':
-        return char
-    if code < 0x10000:
-        return "?" if 0xD800 <= code < 0xE000 else "\\u%04x" % code  # noqa: UP031 - 3.8 too
-    code -= 0x10000
-    return "\\u%04x\\u%04x" % (0xD800 + (code >> 10), 0xDC00 + (code & 0x3FF))  # noqa: UP031
