@@ -76,10 +76,11 @@ $(INTERPRETERS)/.done: .venv/bin/python tools/interpreters.sh
 	@tools/web.sh .cache/web $(BIN)/python
 	@touch $@
 
-# Real backends that come from Maven and Go (the Zipkin server, an OpenTelemetry collector); `make test` does without.
+# Real backends that come from Maven and Go (Zipkin, SkyWalking, an OpenTelemetry collector, Pyroscope's push service); `make test`
+# does without. What cannot be had is named, and its tests are skipped with the reason.
 interop: .venv/.test
 	tools/interop.sh .cache/interop
-	$(BIN)/pytest -m interop
+	$(BIN)/pytest -m interop -rs
 
 # The official messages of SkyWalking, by which the tests judge our bytes, in an environment of their own.
 $(ORACLE)/.done: .venv/bin/python tests/exporters/oracle_env/requirements.txt

@@ -1,21 +1,49 @@
 #!/bin/sh
-# Fetch and build the real backends of tests/interop into the folder $1, by Maven and Go; what cannot be had is named.
-set -eu
-here=$(cd "$(dirname "$0")/.." && pwd)
+# Fetch and build the real backends of tests/interop into the folder $1, by Maven and Go, each within $INTEROP_SECONDS
+# (600 by default). One that cannot be had stops nothing: NAME.why beside it has the reason, with which its tests skip.
+set -u
+self=$(cd "$(dirname "$0")" && pwd)/interop.sh
+here=$(dirname "$self")/../tests/interop
 mkdir -p "$1"
-cd "$1"
-if ! [ -e zipkin-server-exec.jar ]; then
-  if command -v mvn >/dev/null 2>&1; then
-    mvn -q -B dependency:copy -Dartifact=io.zipkin:zipkin-server:3.6.1:jar:exec -DoutputDirectory="$PWD" -Dmdep.stripVersion=true
+cd "$1" || exit 1
+
+zipkin() {
+  mvn -q -B dependency:copy -Dartifact=io.zipkin:zipkin-server:3.6.1:jar:exec -DoutputDirectory="$PWD" -Dmdep.stripVersion=true
+}
+
+oap() {
+  rm -rf oap.part
+  mvn -q -B -f "$here/oap/pom.xml" dependency:copy-dependencies -DoutputDirectory="$PWD/oap.part" && mv oap.part oap
+}
+
+collector() {
+  GOBIN=$PWD go install go.opentelemetry.io/collector/cmd/builder@v0.162.0 &&
+    ./builder --config="$here/collector.yaml" && mv collector/otelcol-interop otelcol
+}
+
+pyroscope() {
+  go build -C "$here/pyroscope" -o "$PWD/pyroscope-push" .
+}
+
+# have NAME PROGRAM STEP: take the step, for which the program is needed, unless NAME is there already.
+have() {
+  [ -e "$1" ] && return
+  if ! command -v "$2" >/dev/null 2>&1; then
+    why="$2 is not installed"
+  elif timeout "${INTEROP_SECONDS:-600}" nice "$self" . "$3" >"$1.log" 2>&1; then
+    rm -f "$1.why"
+    return
   else
-    echo "Not fetched, so its tests are skipped: the Zipkin server (needs mvn)" >&2
+    why="$2 could not bring it: $(tail -n 1 "$1.log" | cut -c 1-200)"
   fi
+  echo "$1: $why" | tee "$1.why" >&2
+}
+
+if [ -n "${2:-}" ]; then
+  "$2"
+  exit
 fi
-if ! [ -e collector/otelcol-interop ]; then
-  if command -v go >/dev/null 2>&1; then
-    GOBIN="$PWD" go install go.opentelemetry.io/collector/cmd/builder@v0.159.0
-    nice ./builder --config="$here/tests/interop/collector.yaml"
-  else
-    echo "Not built, so its tests are skipped: the OpenTelemetry collector (needs go 1.26)" >&2
-  fi
-fi
+have zipkin-server-exec.jar mvn zipkin
+have oap mvn oap
+have otelcol go collector
+have pyroscope-push go pyroscope
