@@ -81,11 +81,12 @@ $(INTERPRETERS)/.done: .venv/bin/python tools/interpreters.sh
 	@tools/web.sh .cache/web $(BIN)/python
 	@touch $@
 
-# Real backends and clients that come from Maven, Go and npm (the Zipkin server, an OpenTelemetry collector, Grafana's own
-# flame graph and the client of its data source); `make test` does without.
+# Real backends and clients that come from Maven, Go and npm (Zipkin, SkyWalking, an OpenTelemetry collector, Pyroscope's push
+# service, Grafana's own flame graph and the client of its data source); `make test` does without. What cannot be had is
+# named, and its tests are skipped with the reason.
 interop: .venv/.test
 	tools/interop.sh .cache/interop
-	$(BIN)/pytest -m interop
+	$(BIN)/pytest -m interop -rs
 
 # The official messages of SkyWalking, by which the tests judge our bytes, in an environment of their own.
 $(ORACLE)/.done: .venv/bin/python tests/exporters/oracle_env/requirements.txt

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from sentinel_agent.clock import SystemClock
-from tests.needs import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +25,11 @@ CLOCK = SystemClock()
 
 
 def artifact(name: str) -> Path:
-    """A file that `make interop` fetches or builds; without it the test is skipped, and fails where CI is set."""
+    """A file that `make interop` fetches or builds; without it the test is skipped, with the reason that was found."""
     path = FOLDER / name
     if not path.exists():
-        missing(f"{name} is not there; `make interop` fetches it")
+        why = FOLDER / f"{name.partition('/')[0]}.why"
+        pytest.skip(why.read_text().strip() if why.exists() else f"`make interop` fetches {name}")
     return path
 
 

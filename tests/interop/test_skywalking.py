@@ -1,7 +1,7 @@
-"""A real SkyWalking OAP server: service, topology, trace, meters and events, seen through its GraphQL.
+"""A real SkyWalking OAP server: service, topology, trace, meters, events and logs, seen through its GraphQL.
 
-Its settings are in no registry, so nothing fetches it: SENTINEL_OAP names the address (`127.0.0.1:12800`) of the REST port
-of a server that runs on this machine with its storage empty; the gRPC port is 1000 below.
+The server is version 10.1 with its storage in memory; its jars come from Maven (`make interop`). What its distribution would
+bring as settings is in no registry, so the few that are needed are ours, in `oap`; our own meters' rules are those we ship.
 """
 
 from __future__ import annotations
@@ -9,99 +9,100 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
-import os
+import shutil
 import urllib.request
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import pytest
 
+import sentinel_exporters.skywalking
 from sentinel_agent.core.event import IncidentOpened, IncidentSealed, TargetAppeared
 from sentinel_agent.core.span import Endpoint, SegmentReference, SkyWalking
-from sentinel_agent.export.base import AgentReading
+from sentinel_agent.export.base import AgentReading, ReadingSet, SendError
+from sentinel_exporters._common import incident_ids
 from sentinel_exporters.skywalking import Options, SkyWalkingExporter
-from tests.export.support import TARGET, readings, span
-from tests.exporters.support import context, incident, options
-from tests.interop.support import CLOCK, wait_for
+from tests.export.support import TARGET, span
+from tests.exporters.support import context, free_port, incident, options
+from tests.interop.support import CLOCK, artifact, started, wait_for
+from tests.needs import program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sentinel_agent.core.span import Span
+    from sentinel_agent.export.base import Item
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
-ADDRESS = os.environ.get("SENTINEL_OAP", "")
+TOKEN = "interop"
 
 
-def ask(query: str, **variables: Any) -> Any:
-    request = urllib.request.Request(
-        f"http://{ADDRESS}/graphql",
-        json.dumps({"query": query, "variables": variables}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found = json.load(answer)
-    assert not found.get("errors"), found["errors"]
-    return found["data"]["found"]
+class Oap(NamedTuple):
+    """Where the server is."""
+
+    rest: int
+    grpc: int
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.rest}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found = json.load(answer)
+        assert not found.get("errors"), found["errors"]
+        return found["data"]["found"]
+
+    def ready(self) -> bool:
+        with suppress(OSError, ValueError):
+            return bool(self.ask("query { found: version }"))
+        return False
 
 
-@pytest.mark.skipif(
-    not ADDRESS, reason="SENTINEL_OAP names no SkyWalking server; no registry has a whole one"
-)
-async def test_a_real_server_shows_everything() -> None:
+@pytest.fixture(scope="module")
+def oap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oap]:
+    """A server with an empty storage."""
+    jars = artifact("oap")
+    folder = tmp_path_factory.mktemp("oap")
+    shutil.copytree(Path(__file__).with_name("oap"), folder / "config")
+    shipped = Path(sentinel_exporters.skywalking.__file__).with_name("skywalking-meters.yaml")
+    shutil.copy(shipped, folder / "config" / "meter-analyzer-config" / "sentinel.yaml")
+    found = Oap(free_port(), free_port())
+    environment = {"OAP_REST_PORT": str(found.rest), "OAP_GRPC_PORT": str(found.grpc), "OAP_TOKEN": TOKEN}
+    command = [program("java"), "-Xmx512m", "-cp", f"config:{jars}/*"]
+    main = "org.apache.skywalking.oap.server.starter.OAPServerStartUp"
+    with started([*command, main], folder, found.ready, environment):
+        yield found
+
+
+async def test_a_wrong_token_is_a_refusal(oap: Oap) -> None:
+    """The server's own authentication: no batch is worth another try until somebody changes it."""
+    exporter = SkyWalkingExporter(options(Options, address=f"127.0.0.1:{oap.grpc}", token="wrong"), context())
+    body = exporter.encode("spans", [(span(1),)])
+    assert body is not None
+    with pytest.raises(SendError) as raised:
+        await exporter.send("spans", body)
+    assert raised.value.blame == "refused"
+    await exporter.close()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+async def test_a_real_server_shows_everything(oap: Oap, protocol: str) -> None:
     """shop -> gateway -> orders:8080 in the topology, the trace in one piece, percent in the dashboard, the incident."""
-    host, _, rest_port = ADDRESS.rpartition(":")
-    exporter = SkyWalkingExporter(options(Options, address=f"{host}:{int(rest_port) - 1000}"), context())
     now = CLOCK.wall()
-    trace = f"{int(now * 1000):032x}"
-    called = Endpoint("", "10.0.0.1", 8000)
-    shop = span(
-        1,
-        at=now,
-        trace_id=trace,
-        kind="client",
-        service="shop",
-        instance="shop-1",
-        remote=called,
-        skywalking=SkyWalking(trace, f"shop-{trace}", 1, 0),
-    )
-    front = span(
-        2,
-        at=now,
-        trace_id=trace,
-        service="shop",
-        instance="shop-1",
-        skywalking=SkyWalking(trace, f"shop-{trace}", 0),
-    )
-    ref = SegmentReference(trace, f"shop-{trace}", 1, "shop", "shop-1", "GET /orders", "10.0.0.1:8000")
-    entry = span(3, at=now, trace_id=trace, skywalking=SkyWalking(trace, f"gate-{trace}", 0, -1, (ref,)))
-    leave = span(
-        4,
-        at=now,
-        trace_id=trace,
-        kind="client",
-        status="error",
-        status_message="503",
-        remote=Endpoint("", "10.0.0.7", 8080),
-        skywalking=SkyWalking(trace, f"gate-{trace}", 1, 0),
-    )
-    sealed = incident(time=now, id=f"incident-{trace}")
-    machine = AgentReading(
-        now, {"host_cpu_percent": 40.0, "host_memory_percent": 60.0, "host_memory_bytes": 2.0**30}
-    )
+    story = Story(protocol, now)
+    port = oap.grpc if protocol == "grpc" else oap.rest
+    given = options(Options, address=f"127.0.0.1:{port}", protocol=protocol, token=TOKEN)
+    exporter = SkyWalkingExporter(given, context())
     for signal, items in (
-        ("spans", [(front, shop), (entry, leave)]),
-        (
-            "metrics",
-            [
-                machine,
-                *(readings(now + each, cpu=37.0, rss=2.0**28, threads=9.0, tasks=17.0) for each in range(3)),
-            ],
-        ),
-        (
-            "events",
-            [
-                TargetAppeared(now, TARGET),
-                IncidentOpened(now, sealed.id, "cpu-spike", TARGET, "cpu is high"),
-                IncidentSealed(now + 1, sealed, "folder"),
-            ],
-        ),
+        ("spans", story.spans()),
+        ("metrics", story.readings()),
+        ("events", story.events()),
     ):
         body = exporter.encode(signal, items)  # type: ignore[arg-type]  # all three are signals
         assert body is not None
@@ -109,98 +110,159 @@ async def test_a_real_server_shows_everything() -> None:
             assert (await exporter.send(signal, body)).startswith("OK")  # type: ignore[arg-type]  # as above
     await exporter.close()
 
-    moment = datetime.datetime.fromtimestamp(now, datetime.UTC).astimezone()
-    duration = {
-        "start": (moment - datetime.timedelta(minutes=5)).strftime("%Y-%m-%d %H%M"),
-        "end": (moment + datetime.timedelta(minutes=5)).strftime("%Y-%m-%d %H%M"),
-        "step": "MINUTE",
-    }
-    services = wait_for(
-        lambda: (
-            [
-                each
-                for each in ask('query { found: listServices(layer: "GENERAL") { id name } }')
-                if each["name"] in {"shop", "gateway"}
-            ][1:]
-            and ask('query { found: listServices(layer: "GENERAL") { id name } }')
-        )
-    )
-    ids = {each["name"]: each["id"] for each in services}
-    (instance,) = ask(
-        "query ($d: Duration!, $s: ID!) { found: listInstances(duration: $d, serviceId: $s) { name language attributes { name value } } }",
-        d=duration,
-        s=ids["gateway"],
-    )
+    seen = Seen(oap, now)
+    ids = wait_for(lambda: (found := seen.services()).keys() >= {story.gateway, story.shop} and found)
+    (instance,) = seen.instances(ids[story.gateway])
     assert (instance["name"], instance["language"]) == ("host-1", "PYTHON")
 
-    spans = wait_for(
-        lambda: (
-            (
-                found := ask(
-                    "query ($t: ID!) { found: queryTrace(traceId: $t) { spans { segmentId spanId type peer isError serviceCode refs { parentSegmentId } } } }",
-                    t=trace,
-                )["spans"]
-            )
-            and len(found) == 4
-            and found
-        )
-    )
-    linked = next(each for each in spans if each["serviceCode"] == "gateway" and each["type"] == "Entry")
-    assert linked["refs"] == [{"parentSegmentId": f"shop-{trace}"}]
-    assert next(each for each in spans if each["peer"] == "10.0.0.7:8080")["isError"] is True
+    spans = wait_for(lambda: len(found := seen.trace(story.trace)) == 4 and found)
+    linked = next(each for each in spans if each["serviceCode"] == story.gateway and each["type"] == "Entry")
+    assert linked["refs"] == [{"parentSegmentId": f"shop-{story.trace}"}]
+    assert next(each for each in spans if each["peer"] == story.upstream)["isError"] is True
+    edges = {(story.shop, story.gateway), (story.gateway, story.upstream)}
+    assert wait_for(lambda: (found := seen.edges(ids[story.gateway])) >= edges and found)
 
-    def edges() -> Any:
-        graph = ask(
-            "query ($d: Duration!, $s: ID!) { found: getServiceTopology(duration: $d, serviceId: $s) { nodes { id name } calls { source target } } }",
-            d=duration,
-            s=ids["gateway"],
-        )
-        names = {node["id"]: node["name"] for node in graph["nodes"]}
-        return {(names[call["source"]], names[call["target"]]) for call in graph["calls"]}
-
-    assert wait_for(
-        lambda: (found := edges()) >= {("shop", "gateway"), ("gateway", "10.0.0.7:8080")} and found
-    )
-
-    def meter(name: str) -> Any:
-        answer = ask(
-            "query ($e: String!, $n: Entity!, $d: Duration!) { found: execExpression(expression: $e, entity: $n, duration: $d) { error results { values { value } } } }",
-            e=f"meter_{name}",
-            n={"serviceName": "gateway", "normal": True, "serviceInstanceName": "host-1"},
-            d=duration,
-        )
-        assert not answer["error"], answer["error"]
-        return [
-            each["value"]
-            for result in answer["results"]
-            for each in result["values"]
-            if each["value"] is not None
-        ]
-
-    for name, value in (
-        ("process_cpu_utilization", "37"),
-        ("process_mem_utilization", "25"),
-        ("total_cpu_utilization", "40"),
-        ("total_mem_utilization", "60"),
-        ("thread_active_count", "9"),
-    ):
-        assert wait_for(partial(meter, f"instance_pvm_{name}")) == [value], name
-
-    def told() -> Any:
-        return [
-            each
-            for each in ask(
-                "query ($c: EventQueryCondition) { found: queryEvents(condition: $c) { events { uuid name type message startTime endTime layer } } }",
-                c={
-                    "source": {"service": "gateway"},
-                    "time": duration,
-                    "paging": {"pageNum": 1, "pageSize": 50},
-                },
-            )["events"]
-            if each["startTime"] == int(now * 1000) and each["name"] == "Incident"
-        ]
-
-    (event,) = wait_for(told)
+    (event,) = wait_for(partial(seen.incidents, story.gateway))
     assert event["type"] == "Error"
     assert event["endTime"] == int((now + 1) * 1000)
     assert event["layer"] == "GENERAL"
+    (log,) = wait_for(partial(seen.logs, ids[story.gateway]))
+    assert log["content"] == "cpu-spike fired: cpu 95 % is over 90 %"
+    assert log["traceId"] == incident_ids(story.incident)[0]
+
+    if protocol == "grpc":
+        for name, value in (
+            ("instance_pvm_process_cpu_utilization", "37"),
+            ("instance_pvm_process_mem_utilization", "25"),
+            ("instance_pvm_total_cpu_utilization", "40"),
+            ("instance_pvm_total_mem_utilization", "60"),
+            ("instance_pvm_thread_active_count", "9"),
+            ("instance_pvm_gc_g0", "11"),
+            ("instance_pvm_gc_g1", "12"),
+            ("instance_pvm_gc_g2", "13"),
+            ("sentinel_tasks", "17"),
+        ):
+            assert wait_for(partial(seen.meter, story.gateway, name)) == [value], name
+        assert wait_for(partial(seen.meter, story.gateway, "instance_pvm_gc_time"))
+
+
+class Story:
+    """What is told: a request through two services, three ticks, an incident."""
+
+    def __init__(self, name: str, now: float) -> None:
+        self.now = now
+        self.gateway, self.shop = f"gateway-{name}", f"shop-{name}"
+        self.trace = f"{name}-{now}"
+        self.incident = f"incident-{self.trace}"
+        self.upstream = f"{name}.orders:8080"
+        self._called = Endpoint("", f"{name}.gateway", 8000)
+        self._target = msgspec.structs.replace(TARGET, service=self.gateway)
+
+    def _span(self, number: int, place: int, service: str, **changes: Any) -> Span:
+        segment = f"{service.partition('-')[0]}-{self.trace}"
+        refs = changes.pop("refs", ())
+        sky = SkyWalking(self.trace, segment, place, place - 1, refs)
+        instance = "host-1" if service == self.gateway else "shop-1"
+        return span(number, at=self.now, service=service, instance=instance, skywalking=sky, **changes)
+
+    def spans(self) -> list[tuple[Span, ...]]:
+        address = f"{self._called.address}:{self._called.port}"
+        ref = SegmentReference(
+            self.trace, f"shop-{self.trace}", 1, self.shop, "shop-1", "GET /orders", address
+        )
+        orders = Endpoint("", self.upstream.partition(":")[0], 8080)
+        failed = {"status": "error", "status_message": "503"}
+        return [
+            (
+                self._span(1, 0, self.shop),
+                self._span(2, 1, self.shop, kind="client", remote=self._called),
+            ),
+            (
+                self._span(3, 0, self.gateway, refs=(ref,)),
+                self._span(4, 1, self.gateway, kind="client", remote=orders, **failed),
+            ),
+        ]
+
+    def readings(self) -> list[Item]:
+        machine = {"host_cpu_percent": 40.0, "host_memory_percent": 60.0, "host_memory_bytes": 2.0**30}
+        objects = {"gc_collected_gen0": 11.0, "gc_collected_gen1": 12.0, "gc_collected_gen2": 13.0}
+        values = {"cpu": 37.0, "rss": 2.0**28, "threads": 9.0, "tasks": 17.0, "gc_share": 10.0, **objects}
+        return [
+            AgentReading(self.now, machine),
+            *(ReadingSet(self.now + each, self._target, values) for each in range(3)),
+        ]
+
+    def events(self) -> list[Item]:
+        sealed = incident(time=self.now, id=self.incident, target=self._target)
+        return [
+            TargetAppeared(self.now, self._target),
+            IncidentOpened(self.now, self.incident, "cpu-spike", self._target, "cpu is high"),
+            IncidentSealed(self.now + 1, sealed, "folder"),
+        ]
+
+
+class Seen:
+    """What the server shows of the minutes around `now`."""
+
+    def __init__(self, oap: Oap, now: float) -> None:
+        self._ask = oap.ask
+        moment = datetime.datetime.fromtimestamp(now, datetime.UTC).astimezone()
+        self._start = int(now * 1000)
+        self._duration = {
+            "start": (moment - datetime.timedelta(minutes=5)).strftime("%Y-%m-%d %H%M"),
+            "end": (moment + datetime.timedelta(minutes=5)).strftime("%Y-%m-%d %H%M"),
+            "step": "MINUTE",
+        }
+
+    def services(self) -> dict[str, str]:
+        found = self._ask('query { found: listServices(layer: "GENERAL") { id name } }')
+        return {each["name"]: each["id"] for each in found}
+
+    def instances(self, service: str) -> Any:
+        query = "{ found: listInstances(duration: $d, serviceId: $s) { name language } }"
+        return self._ask(f"query ($d: Duration!, $s: ID!) {query}", d=self._duration, s=service)
+
+    def trace(self, trace: str) -> list[dict[str, Any]]:
+        shape = "type peer isError serviceCode refs { parentSegmentId }"
+        query = f"query ($t: ID!) {{ found: queryTrace(traceId: $t) {{ spans {{ {shape} }} }} }}"
+        found: list[dict[str, Any]] = self._ask(query, t=trace)["spans"]
+        return found
+
+    def edges(self, service: str) -> set[tuple[str, str]]:
+        shape = "nodes { id name } calls { source target }"
+        query = f"{{ found: getServiceTopology(duration: $d, serviceId: $s) {{ {shape} }} }}"
+        graph = self._ask(f"query ($d: Duration!, $s: ID!) {query}", d=self._duration, s=service)
+        names = {node["id"]: node["name"] for node in graph["nodes"]}
+        return {(names[call["source"]], names[call["target"]]) for call in graph["calls"]}
+
+    def meter(self, service: str, name: str) -> list[str]:
+        shape = "error results { values { value } }"
+        query = f"{{ found: execExpression(expression: $e, entity: $n, duration: $d) {{ {shape} }} }}"
+        answer = self._ask(
+            f"query ($e: String!, $n: Entity!, $d: Duration!) {query}",
+            e=f"meter_{name}",
+            n={"serviceName": service, "normal": True, "serviceInstanceName": "host-1"},
+            d=self._duration,
+        )
+        assert not answer["error"], answer["error"]
+        values = [each["value"] for result in answer["results"] for each in result["values"]]
+        return [value for value in values if value is not None]
+
+    def incidents(self, service: str) -> list[dict[str, Any]]:
+        shape = "name type startTime endTime layer"
+        query = f"{{ found: queryEvents(condition: $c) {{ events {{ {shape} }} }} }}"
+        paging = {"pageNum": 1, "pageSize": 50}
+        found = self._ask(
+            f"query ($c: EventQueryCondition) {query}",
+            c={"source": {"service": service}, "time": self._duration, "paging": paging},
+        )
+        return [each for each in found["events"] if each["name"] == "Incident" and each["endTime"]]
+
+    def logs(self, service: str) -> Any:
+        query = "{ found: queryLogs(condition: $c) { logs { content traceId } } }"
+        paging = {"pageNum": 1, "pageSize": 50}
+        found = self._ask(
+            f"query ($c: LogQueryCondition) {query}",
+            c={"serviceId": service, "queryDuration": self._duration, "paging": paging},
+        )
+        return found["logs"]
