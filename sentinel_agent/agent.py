@@ -44,6 +44,7 @@ from sentinel_agent.store.limits import encode_limits, stored_limits
 from sentinel_agent.tap.capture import RequestsCapture
 from sentinel_agent.tap.forward import RequestForwarder
 from sentinel_agent.tap.probe import ProxyProbe
+from sentinel_agent.target.own_memory import OwnMemory
 from sentinel_agent.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -143,7 +144,9 @@ class Agent:
             window_before=settings.capture.window_before,
             tell=self._tell,
         )
-        self._deck = make_deck(settings, store.data_dir, clock, self._cores, self._trouble)
+        self._deck = make_deck(
+            settings, store.data_dir, clock, self._cores, self._trouble, OwnMemory().limit()
+        )
         self._responder.deck = self._deck
         self._task_snapshots = TaskSnapshots(clock, settings.overhead.cpu / 100, self._task_holders)
         self._responder.task_snapshots = self._task_snapshots

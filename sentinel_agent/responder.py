@@ -14,6 +14,7 @@ import msgspec
 
 from sentinel_agent import __version__
 from sentinel_agent.capture.base import Recording, Series, SeriesWindow
+from sentinel_agent.capture.room import Room
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed
 from sentinel_agent.core.metrics import unit_of
 from sentinel_agent.core.model import CaptureReport, Incident, Target, Window
@@ -21,6 +22,7 @@ from sentinel_agent.core.sentence import summary
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.findings.load import write_findings
 from sentinel_agent.profile.views import on_cpu_only
+from sentinel_agent.target.own_memory import OwnMemory, give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -151,6 +153,7 @@ class Responder:
     deck: FlightDeck | None = None
     task_snapshots: TaskSnapshots | None = None
     heap_snapshots: HeapSnapshots | None = None
+    room: Room = field(default_factory=lambda: Room(OwnMemory().left, give_back))
     statistics: ResponderStatistics = field(default_factory=ResponderStatistics)
 
     async def respond(self, firing: Firing, series: TargetSeries) -> Incident | None:
@@ -164,17 +167,8 @@ class Responder:
             return None
         size = 0
         try:
-            incident_id = await self.disk(self.store.new_id, firing.time)
-            writer = await self._begin(incident_id)
-            self.tell(
-                IncidentOpened(self.clock.wall(), incident_id, firing.rule, series.target, firing.summary)
-            )
-            try:
-                incident = await self._write(firing, series, writer)
-            except BaseException:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.shield(self.disk(writer.discard))
-                raise
+            async with self.room.place() as crowded:
+                incident = await self._make(firing, series, crowded)
             size = sum(artifact.bytes for artifact in incident.artifacts)
         except SentinelError as error:
             self._lost(firing, series.target, error.message)
@@ -189,6 +183,18 @@ class Responder:
         self.tell(IncidentSealed(self.clock.wall(), incident, folder))
         return incident
 
+    async def _make(self, firing: Firing, series: TargetSeries, crowded: str | None) -> Incident:
+        """`crowded`: why there is no room for captures."""
+        incident_id = await self.disk(self.store.new_id, firing.time)
+        writer = await self._begin(incident_id)
+        self.tell(IncidentOpened(self.clock.wall(), incident_id, firing.rule, series.target, firing.summary))
+        try:
+            return await self._write(firing, series, writer, firing.spared or crowded)
+        except BaseException:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(self.disk(writer.discard))
+            raise
+
     async def _begin(self, incident_id: str) -> IncidentWriter:
         """The writer. A folder whose making had begun when this was cancelled is removed again."""
         beginning = asyncio.ensure_future(self.disk(self.store.begin, incident_id))
@@ -199,8 +205,10 @@ class Responder:
             await self.disk(writer.discard)
             raise
 
-    async def _write(self, firing: Firing, series: TargetSeries, writer: IncidentWriter) -> Incident:
-        wanted = () if firing.spared else firing.captures
+    async def _write(
+        self, firing: Firing, series: TargetSeries, writer: IncidentWriter, spared: str | None
+    ) -> Incident:
+        wanted = () if spared else firing.captures
         ring = self.deck.ring(series.target.id) if self.deck else None
         taken = SeriesWindow(firing.time, firing.time, self.interval, {})
         recorded: Recording | None = None
@@ -228,8 +236,8 @@ class Responder:
             if self.heap_snapshots
             else None,
         )
-        if firing.spared:
-            skipped = (CaptureReport(spec.kind, "skipped", firing.spared) for spec in firing.captures)
+        if spared:
+            skipped = (CaptureReport(spec.kind, "skipped", spared) for spec in firing.captures)
             reports = (*skipped, *captured.reports)
         else:
             reports = captured.reports

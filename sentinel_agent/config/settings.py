@@ -95,7 +95,7 @@ class RecorderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ByteSize,
         Meta(
             ge=1024**2,
-            description="memory for the stacks of all targets; each has an equal share of it, 1 MiB at least",
+            description="memory for the stacks of all targets, at most an eighth of the agent's own memory limit; each has an equal share of it, 1 MiB at least",
         ),
     ] = 128 * 1024**2
     spool: Annotated[

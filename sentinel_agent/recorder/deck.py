@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from time import process_time
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from sentinel_agent.recorder.codec import decode_header
 from sentinel_agent.recorder.flight import Flight
 from sentinel_agent.recorder.rate import Load, Rate, RateSettings, plan, smoothed
@@ -47,6 +49,8 @@ _IDLE_RATE = 19.0
 _LEAST_SHARE = 0.3
 """Of the whole overhead the recorder may always take this much, whatever the rest of the agent costs."""
 _LONGEST_SLEEP = 0.25
+_SHARE_OF_LIMIT = 8
+"""All rings together have at most this part (one eighth) of the agent's own memory limit; the rest of the window is on the disk."""
 _HELD_SECONDS = 30.0
 _MOST_HELD = 8
 """The rings of so many targets that have ended are kept, for so long: their last stacks are what one asks for."""
@@ -248,11 +252,14 @@ def make_deck(
     clock: Clock,
     cores: Callable[[int], float],
     trouble: Callable[[str], None],
+    limit: int | None = None,
 ) -> FlightDeck | None:
-    """The flight recorder as the settings have it; None where it is switched off."""
+    """The flight recorder as the settings have it; None where it is switched off. `limit` is the agent's own memory limit in bytes."""
     recorder = settings.recorder
     if not recorder.enabled:
         return None
+    if limit is not None:
+        recorder = replace(recorder, max_bytes=min(recorder.max_bytes, limit // _SHARE_OF_LIMIT))
     spool = make_spool(settings, data_dir) if recorder.spool else None
     return FlightDeck(clock, recorder, settings.overhead.cpu / 100, cores, spool, trouble)
 

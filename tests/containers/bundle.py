@@ -15,6 +15,7 @@ from tests.e2e.support import started, until
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+POD_CGROUP = "kubepods/burstable/pod-of-the-test"
 _HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware")
 
 
@@ -62,7 +63,7 @@ def specification(box: Box, name: str) -> dict[str, Any]:
     ]
     environment = {"PATH": "/opt/sentinel/bin:/usr/bin:/bin", **box.environment}
     linux: dict[str, Any] = {
-        "cgroupsPath": f"/kubepods/burstable/pod-of-the-test/{name}",
+        "cgroupsPath": f"/{POD_CGROUP}/{name}",
         "namespaces": [pid_namespace, *({"type": kind} for kind in ("mount", "ipc", "uts"))],
         "maskedPaths": list(_HIDDEN),
         "resources": {"memory": {"limit": box.memory}} if box.memory else {},
@@ -98,10 +99,23 @@ class Container:
         self.process = process
         self.pid = pid
 
+    def _cgroup(self, controller: str, file: str) -> str:
+        return Path("/sys/fs/cgroup", controller, POD_CGROUP, self.name, file).read_text()
+
     def memory(self, file: str) -> int:
         """A number of the container's memory cgroup (version 1)."""
-        folder = Path("/sys/fs/cgroup/memory/kubepods/burstable/pod-of-the-test", self.name)
-        return int((folder / file).read_text().split()[0])
+        return int(self._cgroup("memory", file).split()[0])
+
+    def counted(self, file: str, key: str) -> int:
+        """One of the keyed numbers of a file of the container's memory cgroup."""
+        (value,) = (
+            line.split()[1] for line in self._cgroup("memory", file).splitlines() if line.split()[0] == key
+        )
+        return int(value)
+
+    def cpu_seconds(self) -> float:
+        """What all its processes have used so far."""
+        return int(self._cgroup("cpuacct", "cpuacct.usage")) / 1e9
 
 
 @contextmanager

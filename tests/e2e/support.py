@@ -117,7 +117,7 @@ class AgentProcess:
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)
             while True:
-                self._read()
+                self.read()
                 for event in self.events:
                     if event["type"] == kind and where(event):
                         return event
@@ -125,7 +125,8 @@ class AgentProcess:
                 assert left > 0, f"no {kind} within {seconds:g} s; there were {self.events}"
                 selector.select(min(left, 0.5))
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Take in the events that have come."""
         try:
             chunk = os.read(self._stdout.fileno(), 1 << 20).decode()
         except BlockingIOError:
