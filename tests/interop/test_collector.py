@@ -65,7 +65,7 @@ async def collecting(folder: Path) -> AsyncIterator[tuple[int, int, Server]]:
 
         def collector() -> None:
             try:
-                command = [binary, "--config", config]
+                command = (str(binary), "--config", str(config))
                 with started(command, folder, lambda: listens(port) and listens(zipkin)):
                     running.set()
                     ended.wait(120)
