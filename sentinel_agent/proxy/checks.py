@@ -9,17 +9,28 @@ from sentinel_agent.config.decode import close_match
 from sentinel_agent.config.hints import Place, format_path
 from sentinel_agent.errors import Fault
 from sentinel_agent.proxy.filters.loading import try_filter
+from sentinel_agent.proxy.tls import file_faults
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from sentinel_agent.config.document import Document
     from sentinel_agent.proxy.config import HeaderEdits, Listener, ProxyConfig, RegexRewrite, Route
+    from sentinel_agent.proxy.tlsconfig import DownstreamTls, SanMatch, UpstreamTls
 
 
 def check(document: Document, config: ProxyConfig) -> list[Fault]:
     """Every fault between the values of a configuration."""
     return _Checks(document, config).faults()
+
+
+def check_files(document: Document, config: ProxyConfig) -> list[Fault]:
+    """Every fault of the files that a configuration names."""
+    return _faults(document, file_faults(config))
+
+
+def _faults(document: Document, found: Iterable[tuple[Place, str]]) -> list[Fault]:
+    return [Fault(document.where(path), format_path(path), message) for path, message in found]
 
 
 class _Checks:
@@ -33,9 +44,7 @@ class _Checks:
 
     def faults(self) -> list[Fault]:
         """All of them."""
-        return [
-            Fault(self._document.where(path), format_path(path), message) for path, message in self._found()
-        ] + self._filters
+        return _faults(self._document, self._found()) + self._filters
 
     def _found(self) -> Iterator[tuple[Place, str]]:
         config = self._config
@@ -53,10 +62,14 @@ class _Checks:
         for index, cluster in enumerate(config.clusters):
             if not cluster.endpoints:
                 yield ("clusters", index, "endpoints"), "expected at least one endpoint"
+            if cluster.tls is not None:
+                yield from _upstream_tls(("clusters", index, "tls"), cluster.tls)
         for index, listener in enumerate(config.listeners):
             yield from self._listener(("listeners", index), listener)
 
     def _listener(self, place: Place, listener: Listener) -> Iterator[tuple[Place, str]]:
+        if listener.tls is not None:
+            yield from _downstream_tls((*place, "tls"), listener.tls)
         if listener.protocol == "tcp":
             if listener.cluster is None:
                 yield (*place, "cluster"), "missing: a tcp listener sends its bytes to a cluster"
@@ -109,6 +122,31 @@ class _Checks:
     def _known(self, place: Place, name: str) -> Iterator[tuple[Place, str]]:
         if name not in self._clusters:
             yield place, f"there is no cluster {name!r}{close_match(name, self._clusters)}"
+
+
+def _downstream_tls(place: Place, tls: DownstreamTls) -> Iterator[tuple[Place, str]]:
+    if not tls.certificates:
+        yield (*place, "certificates"), "expected at least one certificate"
+    if tls.require_client_certificate and tls.client_ca is None:
+        yield (
+            (*place, "client_ca"),
+            "missing: clients' certificates are required, and nobody vouches for them",
+        )
+    if tls.match_san and not tls.require_client_certificate:
+        yield (*place, "match_san"), "needs require_client_certificate: true: who shows none would be let in"
+    yield from _names(place, tls.match_san)
+
+
+def _upstream_tls(place: Place, tls: UpstreamTls) -> Iterator[tuple[Place, str]]:
+    if not tls.verify and (tls.match_san or tls.ca is not None):
+        yield (*place, "verify"), "is off: ca and match_san would check nothing"
+    yield from _names(place, tls.match_san)
+
+
+def _names(place: Place, names: tuple[SanMatch, ...]) -> Iterator[tuple[Place, str]]:
+    for index, name in enumerate(names):
+        if sum(bool(each) for each in (name.exact, name.prefix, name.suffix)) != 1:
+            yield (*place, "match_san", index), "expected one of exact, prefix and suffix"
 
 
 _NOT_OURS = frozenset(

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from sentinel_agent.proxy.balance import ewma, make_balancer
+from sentinel_agent.proxy.tls import ClientTls
 
 if TYPE_CHECKING:
     from random import Random
@@ -73,11 +74,13 @@ class ClusterPool:
         "retries",
         "servers",
         "spec",
+        "tls",
     )
 
     def __init__(self, spec: Cluster, random: Random, now: float) -> None:
         self.name = spec.name
         self.spec = spec
+        self.tls = ClientTls(spec.tls) if spec.tls is not None else None
         self.servers = [Server(each.address, each.weight, now) for each in spec.endpoints]
         self.pick = make_balancer(spec.load_balancer, self.servers, random).pick
         self.most = spec.circuit_breaker.requests or sys.maxsize

@@ -16,6 +16,7 @@ from sentinel_agent.config.document import parse_document
 from sentinel_agent.config.files import fingerprint, read_file
 from sentinel_agent.core.units import ByteSize, Duration
 from sentinel_agent.errors import ConfigError, Fault, OperatorError
+from sentinel_agent.proxy.tlsconfig import DownstreamTls, UpstreamTls
 from sentinel_agent.proxy.wire.trace import Format
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protocol: Annotated[Literal["http", "tcp"], Meta(description="what is spoken there")] = "http"
     cluster: Annotated[Name | None, Meta(description="where the bytes of `tcp` go")] = None
     routes: Annotated[tuple[Route, ...], Meta(max_length=1000)] = ()
+    tls: Annotated[DownstreamTls | None, Meta(description="unset: plaintext")] = None
     trust_forwarded: Annotated[
         bool, Meta(description="keep X-Forwarded-For of the client and add to it, else replace it")
     ] = False
@@ -249,6 +251,7 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=0, le=100_000, description="connections kept for reuse, by endpoint")
     ] = 256
     circuit_breaker: CircuitBreaker = CircuitBreaker()
+    tls: Annotated[UpstreamTls | None, Meta(description="unset: plaintext")] = None
 
 
 class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -326,16 +329,19 @@ def load_proxy(path: Path) -> LoadedProxy:
         content = read_file(path)
     except OperatorError as error:
         raise ConfigError([Fault(str(path), "", error.message)]) from None
-    return LoadedProxy(parse_proxy(str(path), content), fingerprint(content))
+    return LoadedProxy(parse_proxy(str(path), content, files=True), fingerprint(content))
 
 
-def parse_proxy(name: str, content: bytes) -> ProxyConfig:
-    """The configuration in the text of a file called `name`.
+def parse_proxy(name: str, content: bytes, *, files: bool = False) -> ProxyConfig:
+    """The configuration in the text of a file called `name`; with `files`, those that it names are looked at too.
 
     Raises:
         ConfigError: with every fault.
     """
-    from sentinel_agent.proxy.checks import check  # noqa: PLC0415 - it checks the structs of this module
+    from sentinel_agent.proxy.checks import (  # noqa: PLC0415 - they check the structs of this module
+        check,
+        check_files,
+    )
 
     document = parse_document(name, content, what="listeners and clusters")
     decoder = Decoder(document.where)
@@ -343,6 +349,7 @@ def parse_proxy(name: str, content: bytes) -> ProxyConfig:
     faults = [*document.faults, *decoder.faults]
     if config is not None:
         faults += check(document, config)
+        faults += check_files(document, config) if files else []
     if faults or config is None:
         raise ConfigError(faults)
     return config

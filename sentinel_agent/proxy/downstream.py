@@ -23,6 +23,7 @@ from sentinel_agent.proxy.wire.reply import reply
 
 if TYPE_CHECKING:
     from sentinel_agent.proxy.listener import HttpListener
+    from sentinel_agent.proxy.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Downstream(asyncio.Protocol):
         "listener",
         "paused",
         "seen_fields",
+        "scheme",
         "slot",
         "transport",
     )
@@ -67,6 +69,7 @@ class Downstream(asyncio.Protocol):
         self.closed = False
         self.full = False
         self.paused = False
+        self.scheme = b"http"
         self.deadline = 0.0
         self.slot = NOWHERE
         self.seen_fields: tuple[bytes | None, bytes] = (
@@ -98,8 +101,19 @@ class Downstream(asyncio.Protocol):
             listener.refused += 1
             transport.write(reply(503, b"too many connections\n", close=True))
             self.close()
-        else:
+        elif listener.tls is None or self._is_let_in(listener.tls):
             worker.wheel.arm(self, worker.now() + listener.spec.timeouts.idle)
+
+    def _is_let_in(self, tls: ServerTls) -> bool:
+        """Whether the client may speak; one whose certificate names nobody we know may not."""
+        if self.transport.get_extra_info("ssl_object") is None:
+            return True
+        self.scheme = b"https"
+        stranger = tls.stranger(self.transport)
+        if stranger:
+            self.listener.note_fault(self.client, flags.TLS_FAILED, 0, stranger)
+            self.abort()
+        return not stranger
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client. Whatever goes wrong ends this connection and no other."""
@@ -134,7 +148,9 @@ class Downstream(asyncio.Protocol):
         if exchange is not None:
             client_left(exchange)
         elif self._reading_head and self._heads.held and not self._lingering:
-            self.listener.note_fault(self, flags.CLIENT_LEFT, 0, "the client left in the middle of a head")
+            self.listener.note_fault(
+                self.client, flags.CLIENT_LEFT, 0, "the client left in the middle of a head"
+            )
 
     def pause_writing(self) -> None:
         """The client does not read: the upstream is not read from either."""
@@ -267,7 +283,7 @@ class Downstream(asyncio.Protocol):
         if exchange is not None:
             refused(exchange, flag, error.status, error.message)
             return
-        self.listener.note_fault(self, flag, error.status, error.message)
+        self.listener.note_fault(self.client, flag, error.status, error.message)
         self.transport.write(reply(error.status, f"{error.message}\n".encode(), close=True))
         self._say_goodbye()
 
@@ -284,8 +300,12 @@ class Downstream(asyncio.Protocol):
         self._lingering = 1
         if self.closed:
             return
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        if (
+            not self.transport.can_write_eof()
+        ):  # TLS: it says that it ends, and waits for the client to say so too
+            self.transport.close()
+            return
+        self.transport.write_eof()
         self.resume_reading()
         worker = self.listener.worker
         worker.wheel.arm(self, worker.now() + LINGER_SECONDS)

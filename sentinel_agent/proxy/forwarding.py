@@ -52,8 +52,7 @@ def added_lines(
     added, spec = route.added, route.spec
     if spec.forwarded:
         chain = downstream.forwarded if came is None else b"%b, %b" % (came, downstream.forwarded)
-        scheme = downstream.listener.scheme
-        added += b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (chain, scheme)
+        added += b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (chain, downstream.scheme)
     if spec.request_id and not has_id:
         number = place.context.trace_id if place else exchange.worker.random.getrandbits(128)
         added += b"X-Request-Id: %032x\r\n" % number

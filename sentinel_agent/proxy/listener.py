@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sentinel_agent.proxy import flags
 from sentinel_agent.proxy.bucket import TokenBucket
 from sentinel_agent.proxy.downstream import Downstream
 from sentinel_agent.proxy.filters.loading import make_filter
 from sentinel_agent.proxy.records import RequestRecord
 from sentinel_agent.proxy.relay import Waiting
 from sentinel_agent.proxy.routes import CompiledRoute, RouteTable, request_pattern
+from sentinel_agent.proxy.tls import ServerTls
 from sentinel_agent.proxy.tunnel import TcpSession
 from sentinel_agent.proxy.wire.faults import Limits
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping
 
     from sentinel_agent.proxy.cluster import ClusterPool
@@ -23,8 +26,60 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.worker import Worker
 
 
-class HttpListener:
-    """Where requests come in. `refused` connections were one too many, `limited` requests met a rate limit."""
+class BaseListener:
+    """What every listener has. `refused` connections were one too many, those in `opening` have no protocol yet.
+
+    `faults` counts by flag what clients did wrong before there was a request.
+    """
+
+    def __init__(self, worker: Worker, spec: Listener) -> None:
+        """Read the files that it needs.
+
+        Raises:
+            OperatorError: one of them is of no use.
+        """
+        self.worker = worker
+        self.spec = spec
+        self.tls = ServerTls(spec.tls) if spec.tls is not None else None
+        self.refused = 0
+        self.opening = 0
+        self.faults: dict[str, int] = {}
+
+    def __call__(self) -> asyncio.Protocol:
+        """The protocol of a new connection."""
+        raise NotImplementedError
+
+    def count_fault(self, flag: Flag) -> None:
+        """What a client did wrong, where a line would say no more."""
+        self.faults[flag.code] = self.faults.get(flag.code, 0) + 1
+
+    def note_fault(self, client: str, flag: Flag, status: int, detail: str) -> None:
+        """What a client did wrong before there was a request: counted, and a line of the access log."""
+        self.count_fault(flag)
+        worker = self.worker
+        record = RequestRecord(
+            time=worker.wall(),
+            listener=self.spec.name,
+            route="",
+            cluster="",
+            upstream="",
+            client=client,
+            method="",
+            path="",
+            host="",
+            status=status,
+            seconds=0.0,
+            upstream_seconds=0.0,
+            bytes_in=0,
+            bytes_out=0,
+            flags=flag.code,
+            detail=detail,
+        )
+        worker.keep(record, notable=True)
+
+
+class HttpListener(BaseListener):
+    """Where requests come in; `limited` ones met a rate limit."""
 
     def __init__(
         self, worker: Worker, spec: Listener, clusters: Mapping[str, ClusterPool], tracing: Tracing
@@ -32,11 +87,9 @@ class HttpListener:
         """Compile the routes.
 
         Raises:
-            OperatorError: a filter cannot be made.
+            OperatorError: a filter cannot be made, or a file is of no use.
         """
-        self.worker = worker
-        self.spec = spec
-        self.scheme = b"http"
+        super().__init__(worker, spec)
         self.limits = Limits(spec.limits.head, spec.limits.target, spec.limits.headers)
         self.lean_bytes = min(spec.limits.head, spec.limits.target, 16 * 1024)
         self.pattern = request_pattern(spec)
@@ -54,37 +107,11 @@ class HttpListener:
         self.table = RouteTable(self.routes)
         self.plain_route = self.table.plain
         self.connections: set[Downstream] = set()
-        self.refused = 0
         self.limited = 0
-        self.faults: dict[str, int] = {}
 
     def __call__(self) -> Downstream:
         """The protocol of a new connection."""
         return Downstream(self)
-
-    def note_fault(self, client: Downstream, flag: Flag, status: int, detail: str) -> None:
-        """What a client did wrong before there was a request: counted, and a line of the access log."""
-        self.faults[flag.code] = self.faults.get(flag.code, 0) + 1
-        worker = self.worker
-        record = RequestRecord(
-            time=worker.wall(),
-            listener=self.spec.name,
-            route="",
-            cluster="",
-            upstream="",
-            client=client.client,
-            method="",
-            path="",
-            host="",
-            status=status,
-            seconds=0.0,
-            upstream_seconds=0.0,
-            bytes_in=0,
-            bytes_out=0,
-            flags=flag.code,
-            detail=detail,
-        )
-        worker.keep(record, notable=True)
 
 
 def _shares(route: Route, clusters: Mapping[str, ClusterPool]) -> tuple[tuple[float, ClusterPool], ...]:
@@ -100,15 +127,13 @@ def _shares(route: Route, clusters: Mapping[str, ClusterPool]) -> tuple[tuple[fl
     return tuple(found)
 
 
-class TcpListener:
+class TcpListener(BaseListener):
     """Where bytes come in that go to a cluster as they are."""
 
     def __init__(self, worker: Worker, spec: Listener, cluster: ClusterPool) -> None:
-        self.worker = worker
-        self.spec = spec
+        super().__init__(worker, spec)
         self.cluster = cluster
         self.connections: set[Relay] = set()
-        self.refused = 0
         self.waiting = 0
 
     def __call__(self) -> Waiting:
@@ -118,6 +143,10 @@ class TcpListener:
     def _arrived(self, client: Waiting) -> None:
         if len(self.connections) + self.waiting >= self.spec.limits.connections:
             self.refused += 1
+            client.transport.abort()
+        elif self.tls is not None and (stranger := self.tls.stranger(client.transport)):
+            peer = client.transport.get_extra_info("peername")
+            self.note_fault(peer[0] if peer else "local", flags.TLS_FAILED, 0, stranger)
             client.transport.abort()
         else:
             self.waiting += 1

@@ -29,10 +29,13 @@ def connect_failed(exchange: Exchange, detail: str) -> None:
 def upstream_lost(exchange: Exchange, exc: Exception | None) -> None:
     """The upstream's connection is gone."""
     response, connection = exchange.response, exchange.connection
-    if response is not None and response.until_close and exc is None:
+    whole = exc is None and (connection is None or connection.ended or connection.cluster.tls is None)
+    if response is not None and response.until_close and whole:
         exchange.complete(reusable=False)
         return
     detail = "" if exc is None else str(exc)
+    if response is not None and response.until_close and exc is None:
+        detail = "the answer may have been cut off: TLS was not closed in order (no close_notify)"
     if response is not None:
         upstream_broke(exchange, flags.CONNECTION_ENDED, detail)
         return

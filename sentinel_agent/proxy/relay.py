@@ -94,14 +94,19 @@ class Pipe(asyncio.Protocol):
         self._relay.moved()
 
     def eof_received(self) -> bool:
-        """This side says no more; the other may still."""
+        """This side says no more; the other may still.
+
+        A TLS connection is never half closed (uvloop cannot): a client's is closed when the server has said all, and a
+        server is not told that the client has, so that its answer still comes.
+        """
         self.ended = True
         peer = self.peer.transport
-        if peer is not None and not self.peer.lost and peer.can_write_eof():
+        half = peer is not None and peer.can_write_eof()
+        if half and peer is not None and not self.peer.lost:
             peer.write_eof()
-        if self.peer.ended:
+        if self.peer.ended or (not half and self is self._relay.right):
             self._relay.end()
-        return True
+        return self.transport is not None and self.transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """One side gone ends both."""
@@ -143,9 +148,9 @@ class Waiting(asyncio.Protocol):
         self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """It may have said all it has to say; the answer is still wanted."""
+        """It may have said all it has to say; the answer is still wanted, where the connection can be half-closed."""
         self.ended = True
-        return True
+        return self.transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It left before."""

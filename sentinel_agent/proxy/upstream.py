@@ -25,6 +25,7 @@ class UpstreamConnection(asyncio.Protocol):
         "closing",
         "cluster",
         "deadline",
+        "ended",
         "exchange",
         "full",
         "heads",
@@ -45,6 +46,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange: Exchange | Subrequest | None = None
         self.heads = HeadBuffer(MAX_HEAD, 502)
         self.closing = False
+        self.ended = False
         self.served = 0
         self.full = False
         self.paused = False
@@ -66,7 +68,8 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.answered(data)
 
     def eof_received(self) -> None:
-        """The server says no more; asyncio closes the connection."""
+        """The server says no more; asyncio closes the connection. Over TLS this is its close_notify, and nothing else is."""
+        self.ended = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over; the exchange decides what that means."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import time
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from sentinel_agent.proxy import flags
+from sentinel_agent.proxy.acceptor import Acceptor
 from sentinel_agent.proxy.accesslog import AccessLog
 from sentinel_agent.proxy.accounting import record_of
 from sentinel_agent.proxy.cluster import ClusterPool, Server
 from sentinel_agent.proxy.filters import Reply
 from sentinel_agent.proxy.limiter import AdaptiveLimiter
-from sentinel_agent.proxy.listener import HttpListener, TcpListener
+from sentinel_agent.proxy.listener import BaseListener, HttpListener, TcpListener
 from sentinel_agent.proxy.recovery import connect_failed, refused
+from sentinel_agent.proxy.tls import words_of
 from sentinel_agent.proxy.tracing import Tracer
 from sentinel_agent.proxy.upstream import UpstreamConnection
 from sentinel_agent.proxy.wheel import SLOTS_PER_SECOND, Wheel
@@ -90,7 +93,7 @@ class Worker:
         self._lag = 0.0
         self.shed_count = 0
         self.observing = 0
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | Acceptor] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wall_offset = time.time() - self.now()  # noqa: TID251 - as above
 
@@ -108,10 +111,8 @@ class Worker:
     async def start(self) -> None:
         """Accept connections."""
         self._loop = asyncio.get_running_loop()
-        for http in self.http:
-            await self._listen(http, http.spec.name)
-        for tcp in self.tcp:
-            await self._listen(tcp, tcp.spec.name)
+        for listener in (*self.http, *self.tcp):
+            await self._listen(listener)
         self.spawn(self._turn_wheel(), "deadlines")
         self.spawn(self._flush(), "flush")
         if self.config.adaptive_limit.mode != "off":
@@ -119,9 +120,12 @@ class Worker:
         if self.tap is not None:
             self.spawn(self.tap.run(self), "tap")
 
-    async def _listen(self, factory: Callable[[], asyncio.Protocol], name: str) -> None:
-        server = await self._loop.create_server(factory, sock=self._sockets[name], backlog=BACKLOG)
-        self._servers.append(server)
+    async def _listen(self, listener: BaseListener) -> None:
+        sock = self._sockets[listener.spec.name]
+        if listener.tls is not None:
+            self._servers.append(Acceptor(listener, sock))
+        else:
+            self._servers.append(await self._loop.create_server(listener, sock=sock, backlog=BACKLOG))
 
     async def stop(self, drain: float) -> None:
         """Accept no more, let requests under way end for `drain` seconds, and close what is left."""
@@ -237,9 +241,7 @@ class Worker:
         try:
             connection = await self.open(cluster, server)
         except (OSError, TimeoutError) as error:
-            number = error.errno or 0
-            words = os.strerror(number) if number > 0 else str(error) or "no connection in time"
-            connect_failed(exchange, f"{server.address}: {words}")
+            connect_failed(exchange, f"{server.address}: {_reason(error)}")
             return
         finally:
             cluster.pending -= 1
@@ -256,10 +258,17 @@ class Worker:
         Raises:
             OSError, TimeoutError: it did not come about.
         """
+        tls = cluster.tls
+        secured: dict[str, Any] = {}
+        if tls is not None:
+            secured = {"ssl": tls.context, "server_hostname": tls.spec.sni or server.host}
         async with asyncio.timeout(cluster.spec.connect_timeout):
             transport, connection = await self._loop.create_connection(
-                lambda: UpstreamConnection(self, cluster, server), server.host, server.port
+                lambda: UpstreamConnection(self, cluster, server), server.host, server.port, **secured
             )
+        if tls is not None and (stranger := tls.stranger(transport)):
+            transport.abort()
+            raise ssl.SSLError(stranger)
         transport.set_write_buffer_limits(high=64 * 1024)
         return connection
 
@@ -269,3 +278,11 @@ class Worker:
             self.access_log.add(record)
         if notable and self.tap is not None:
             self.tap.keep(record)
+
+
+def _reason(error: OSError) -> str:
+    """Why a connection did not come about."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {words_of(error)}"
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else str(error) or "no connection in time"
