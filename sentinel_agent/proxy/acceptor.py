@@ -35,7 +35,6 @@ class Acceptor:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._later: asyncio.TimerHandle | None = None
-        sock.setblocking(False)
         self._loop.add_reader(sock, self._accept)
 
     def close(self) -> None:
@@ -47,6 +46,7 @@ class Acceptor:
 
     def _accept(self) -> None:
         listener = self._listener
+        self._sock.setblocking(False)  # a property of the socket, not of our descriptor: others have it too
         for _ in range(AT_ONCE):
             try:
                 client, _ = self._sock.accept()

@@ -70,7 +70,10 @@ def _begin(exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
     exchange.status = response.status
     exchange.head_time = exchange.worker.now()
     exchange.close_after = (
-        not head.keep_alive or response.until_close or not exchange.body_done or exchange.worker.draining
+        not head.keep_alive
+        or response.until_close
+        or not exchange.body_done
+        or exchange.downstream.listener.draining
     )
     removed, added = route.response_removed, route.response_added
     view = run_response_filters(exchange, response)

@@ -19,7 +19,7 @@ _SUCCESS_WEIGHT = 0.05
 
 
 class Server:
-    """One upstream server as this worker sees it; what balancers call a host."""
+    """One upstream server as this worker sees it; what balancers call a host. `room` is how many idle connections are kept."""
 
     __slots__ = (
         "active",
@@ -29,13 +29,14 @@ class Server:
         "latency",
         "measured",
         "port",
+        "room",
         "since",
         "success",
         "usable",
         "weight",
     )
 
-    def __init__(self, address: str, weight: int, now: float) -> None:
+    def __init__(self, address: str, weight: int, room: int, now: float) -> None:
         self.address = address
         host, _, port = address.rpartition(":")
         self.host = host.strip("[]")
@@ -47,7 +48,14 @@ class Server:
         self.success = 1.0
         self.since = now
         self.measured = now
+        self.room = room
         self.idle: list[UpstreamConnection] = []
+
+    def leave(self) -> None:
+        """It is no server of the cluster any more: idle connections end now, those in use after their request."""
+        self.room = 0
+        for connection in tuple(self.idle):
+            connection.close()
 
     def measure(self, seconds: float, failed: bool, now: float) -> None:
         """One more answer, for balancing by latency and success."""
@@ -81,7 +89,7 @@ class ClusterPool:
         self.name = spec.name
         self.spec = spec
         self.tls = ClientTls(spec.tls) if spec.tls is not None else None
-        self.servers = [Server(each.address, each.weight, now) for each in spec.endpoints]
+        self.servers = [Server(each.address, each.weight, spec.max_idle, now) for each in spec.endpoints]
         self.pick = make_balancer(spec.load_balancer, self.servers, random).pick
         self.most = spec.circuit_breaker.requests or sys.maxsize
         self.measured = spec.load_balancer == "peak_ewma"
@@ -129,10 +137,10 @@ class ClusterPool:
 
     def give_back(self, connection: UpstreamConnection) -> bool:
         """Keep a connection for reuse; False if there are enough."""
-        idle = connection.server.idle
-        if len(idle) >= self.spec.max_idle:
+        server = connection.server
+        if len(server.idle) >= server.room:
             return False
-        idle.append(connection)
+        server.idle.append(connection)
         return True
 
 

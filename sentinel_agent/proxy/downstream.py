@@ -53,8 +53,8 @@ class Downstream(asyncio.Protocol):
         "full",
         "listener",
         "paused",
-        "seen_fields",
         "scheme",
+        "seen_fields",
         "slot",
         "transport",
     )
@@ -319,6 +319,19 @@ class Downstream(asyncio.Protocol):
         """End the connection when what is written is out."""
         if not self.closed:
             self.transport.close()
+
+    def forget(self) -> None:
+        """The routes have changed: what was found out about header lines may be too little for them."""
+        self.seen_fields = _NOTHING_SEEN
+
+    def end(self) -> None:
+        """Its time is over: answer what is under way so, and close."""
+        if self.closed:  # it changed to another protocol, and a relay has it
+            self.transport.abort()
+            return
+        if self.exchange is not None:
+            refused(self.exchange, flags.DRAINED, 503, flags.DRAINED.words)
+        self.close()
 
     def abort(self) -> None:
         """End the connection so that the client cannot take a part of an answer for all of it."""

@@ -283,7 +283,7 @@ class Exchange:
         if self.over:
             return
         self.detail = self.detail or detail
-        close = not self.head.keep_alive or not self.body_done or self.worker.draining
+        close = not self.head.keep_alive or not self.body_done or self.downstream.listener.draining
         self.status, self.flag = own.status, flag
         lines = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in own.headers)
         if not self.head.minor and not close:

@@ -98,7 +98,7 @@ class LeanExchange(Exchange):
         server = connection.server
         server.active -= 1
         connection.served += 1
-        if connection.paused or len(server.idle) >= cluster.spec.max_idle:
+        if connection.paused or len(server.idle) >= server.room:
             connection.release(now)
         else:
             connection.exchange = None
@@ -137,7 +137,7 @@ def begin(downstream: Downstream, data: bytes) -> bool:  # noqa: PLR0911 - each 
     if host is None or b"/." in target or b"/%2" in target or len(data) > listener.lean_bytes:
         return False
     route, worker = listener.plain_route(target), listener.worker
-    if route is None or not route.lean or route.held is not None or worker.draining:
+    if route is None or not route.lean or route.held is not None or listener.draining:
         return False
     downstream.seen_fields = (fields, host)
     cluster = route.pools[0][1]
@@ -209,7 +209,7 @@ def end(exchange: LeanExchange, data: bytes) -> bool:  # noqa: PLR0911 - as abov
     if route is None or not route.lean_answer or connection is None or connection.heads.held:
         return False
     worker = exchange.worker
-    if worker.draining or downstream.full or connection.full:
+    if downstream.listener.draining or downstream.full or connection.full:
         return False
     if data.count(b"\n", 0, stop) > _MAX_ANSWER_LINES:
         return False

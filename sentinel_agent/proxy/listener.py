@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 from sentinel_agent.proxy import flags
 from sentinel_agent.proxy.bucket import TokenBucket
@@ -18,6 +18,7 @@ from sentinel_agent.proxy.wire.faults import Limits
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from sentinel_agent.proxy.cluster import ClusterPool
     from sentinel_agent.proxy.config import Listener, Route, Tracing
@@ -26,11 +27,21 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.worker import Worker
 
 
+class Connection(Protocol):
+    """What a listener has many of."""
+
+    def end(self) -> None:
+        """End it, its time is over."""
+        ...
+
+
 class BaseListener:
     """What every listener has. `refused` connections were one too many, those in `opening` have no protocol yet.
 
-    `faults` counts by flag what clients did wrong before there was a request.
+    While it is `draining`, every answer says that it is its connection's last. `faults` counts by flag what clients did wrong before there was a request.
     """
+
+    connections: AbstractSet[Connection]
 
     def __init__(self, worker: Worker, spec: Listener) -> None:
         """Read the files that it needs.
@@ -43,11 +54,16 @@ class BaseListener:
         self.tls = ServerTls(spec.tls) if spec.tls is not None else None
         self.refused = 0
         self.opening = 0
+        self.draining = False
         self.faults: dict[str, int] = {}
 
     def __call__(self) -> asyncio.Protocol:
         """The protocol of a new connection."""
         raise NotImplementedError
+
+    def adopt(self, fresh: Self) -> None:
+        """Be as `fresh` is from the next request on; connections and counts stay."""
+        self.spec, self.tls = fresh.spec, fresh.tls
 
     def count_fault(self, flag: Flag) -> None:
         """What a client did wrong, where a line would say no more."""
@@ -109,6 +125,21 @@ class HttpListener(BaseListener):
         self.connections: set[Downstream] = set()
         self.limited = 0
 
+    def adopt(self, fresh: HttpListener) -> None:
+        """Be as `fresh` is from the next request on; a route that was there keeps its counts, its limit if that is the same."""
+        super().adopt(fresh)
+        known = {route.name: route for route in self.routes}
+        for route in fresh.routes:
+            before = known.get(route.name)
+            if before is not None:
+                route.stats, route.held = before.stats, before.held
+                if before.spec.rate_limit == route.spec.rate_limit:
+                    route.bucket = before.bucket
+        self.limits, self.lean_bytes, self.pattern = fresh.limits, fresh.lean_bytes, fresh.pattern
+        self.routes, self.table, self.plain_route = fresh.routes, fresh.table, fresh.plain_route
+        for client in self.connections:
+            client.forget()
+
     def __call__(self) -> Downstream:
         """The protocol of a new connection."""
         return Downstream(self)
@@ -135,6 +166,11 @@ class TcpListener(BaseListener):
         self.cluster = cluster
         self.connections: set[Relay] = set()
         self.waiting = 0
+
+    def adopt(self, fresh: TcpListener) -> None:
+        """Be as `fresh` is from the next connection on."""
+        super().adopt(fresh)
+        self.cluster = fresh.cluster
 
     def __call__(self) -> Waiting:
         """The protocol of a new connection."""

@@ -113,7 +113,13 @@ def retry_status(exchange: Exchange, status: int) -> bool:
 
 def _may_retry(exchange: Exchange) -> bool:
     route, cluster = exchange.route, exchange.cluster
-    if route is None or cluster is None or exchange.body_gone or exchange.over or exchange.worker.draining:
+    if (
+        route is None
+        or cluster is None
+        or exchange.body_gone
+        or exchange.over
+        or exchange.downstream.listener.draining
+    ):
         return False
     if exchange.tries > route.spec.retry.attempts:
         return False

@@ -34,6 +34,11 @@ class Tap:
         self.table = InFlightTable()
         self.dropped = 0
         self.connected = False
+        self._anew = False
+
+    def begin_anew(self) -> None:
+        """The routes have changed: say hello again, with the next batch."""
+        self._anew = True
 
     def keep(self, record: RequestRecord) -> None:
         """Tell of a request with the next batch."""
@@ -46,6 +51,7 @@ class Tap:
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
+            self._anew = False
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.setblocking(False)
                 try:
@@ -58,15 +64,16 @@ class Tap:
                     failures += 1
                 finally:
                     self.connected = False
+            if self._anew:
+                continue
             await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
 
     def _hello(self, worker: Worker) -> Hello:
-        routes = tuple(route.name for listener in worker.http for route in listener.routes)
-        return Hello(VERSION, os.getpid(), worker.config.service, routes)
+        return Hello(VERSION, os.getpid(), worker.config.service, tuple(worker.routes.names))
 
     async def _send_batches(self, sock: socket.socket, worker: Worker) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._anew:
             records = tuple(self._held)
             self._held.clear()
             counts = tuple(

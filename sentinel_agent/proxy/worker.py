@@ -21,6 +21,7 @@ from sentinel_agent.proxy.cluster import ClusterPool, Server
 from sentinel_agent.proxy.filters import Reply
 from sentinel_agent.proxy.limiter import AdaptiveLimiter
 from sentinel_agent.proxy.listener import BaseListener, HttpListener, TcpListener
+from sentinel_agent.proxy.numbers import RouteNumbers
 from sentinel_agent.proxy.recovery import connect_failed, refused
 from sentinel_agent.proxy.tls import words_of
 from sentinel_agent.proxy.tracing import Tracer
@@ -29,7 +30,7 @@ from sentinel_agent.proxy.wheel import SLOTS_PER_SECOND, Wheel
 from sentinel_agent.proxy.wire.head import SILENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from sentinel_agent.proxy.config import ProxyConfig
     from sentinel_agent.proxy.downstream import Downstream
@@ -70,30 +71,22 @@ class Worker:
         self.exchanges: set[Exchange] = set()
         self.relays: set[Relay] = set()
         self.tracer = Tracer(config.tracing, config.service, socket.gethostname(), self.random)
-        now = self.now()
-        self.clusters = {each.name: ClusterPool(each, self.random, now) for each in config.clusters}
+        self.clusters: dict[str, ClusterPool] = {}
+        self.clusters = self.make_clusters(config)
         self.http: list[HttpListener] = []
         self.tcp: list[TcpListener] = []
-        for spec in config.listeners:
-            if spec.protocol == "tcp":
-                assert spec.cluster is not None, "the configuration was checked"
-                self.tcp.append(TcpListener(self, spec, self.clusters[spec.cluster]))
-            else:
-                self.http.append(HttpListener(self, spec, self.clusters, config.tracing))
-        log_spec = config.access_log
-        self.access_log = (
-            AccessLog(log_spec.path, log_spec.buffer, record_of) if log_spec.path is not None else None
-        )
+        self.take_listeners(self.make_listeners(config, self.clusters))
+        self.access_log = open_log(config)
         self.tap = tap
         self.inflight = tap.table if tap is not None else None
-        for number, route in enumerate(route for listener in self.http for route in listener.routes):
-            route.number = number
+        self.routes = RouteNumbers()
+        self.routes.assign(self.http)
         self._sockets = sockets
-        self._limiter = AdaptiveLimiter(config.adaptive_limit.threshold, config.adaptive_limit.hold)
+        self.limiter = AdaptiveLimiter(config.adaptive_limit.threshold, config.adaptive_limit.hold)
         self._lag = 0.0
         self.shed_count = 0
         self.observing = 0
-        self._servers: list[asyncio.Server | Acceptor] = []
+        self._servers: dict[str, asyncio.Server | Acceptor] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wall_offset = time.time() - self.now()  # noqa: TID251 - as above
 
@@ -106,38 +99,104 @@ class Worker:
         """Seconds since the epoch at a monotonic time, or now."""
         return self._wall_offset + (self.now() if monotonic is None else monotonic)
 
+    def make_clusters(self, config: ProxyConfig) -> dict[str, ClusterPool]:
+        """The clusters of a configuration; one that is as it was stays what it is.
+
+        Raises:
+            OperatorError: a file of one is of no use.
+        """
+        now, found = self.now(), {}
+        for spec in config.clusters:
+            before = self.clusters.get(spec.name)
+            same = before is not None and before.spec == spec
+            found[spec.name] = before if before is not None and same else ClusterPool(spec, self.random, now)
+        return found
+
+    def make_listeners(self, config: ProxyConfig, clusters: Mapping[str, ClusterPool]) -> list[BaseListener]:
+        """The listeners of a configuration, which accept nothing yet.
+
+        Raises:
+            OperatorError: a filter cannot be made, or a file is of no use.
+        """
+        found: list[BaseListener] = []
+        for spec in config.listeners:
+            if spec.protocol == "tcp":
+                assert spec.cluster is not None, "the configuration was checked"
+                found.append(TcpListener(self, spec, clusters[spec.cluster]))
+            else:
+                found.append(HttpListener(self, spec, clusters, config.tracing))
+        return found
+
+    def take_listeners(self, listeners: Sequence[BaseListener]) -> None:
+        """These are the worker's from now on."""
+        self.http = [each for each in listeners if isinstance(each, HttpListener)]
+        self.tcp = [each for each in listeners if isinstance(each, TcpListener)]
+
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Accept connections."""
         self._loop = asyncio.get_running_loop()
         for listener in (*self.http, *self.tcp):
-            await self._listen(listener)
+            await self.listen(listener, self._sockets[listener.spec.name])
         self.spawn(self._turn_wheel(), "deadlines")
         self.spawn(self._flush(), "flush")
-        if self.config.adaptive_limit.mode != "off":
-            self.spawn(self._watch_level(), "adaptive limit")
+        self.spawn(self._watch_level(), "adaptive limit")
         if self.tap is not None:
             self.spawn(self.tap.run(self), "tap")
 
-    async def _listen(self, listener: BaseListener) -> None:
-        sock = self._sockets[listener.spec.name]
+    async def listen(self, listener: BaseListener, sock: socket.socket) -> None:
+        """Accept a listener's connections on `sock`, which is taken over; an earlier one of its name no more."""
+        self.accept_no_more(listener.spec.name)
         if listener.tls is not None:
-            self._servers.append(Acceptor(listener, sock))
+            self._servers[listener.spec.name] = Acceptor(listener, sock)
         else:
-            self._servers.append(await self._loop.create_server(listener, sock=sock, backlog=BACKLOG))
+            server = await self._loop.create_server(listener, sock=sock, backlog=BACKLOG)
+            self._servers[listener.spec.name] = server
 
-    async def stop(self, drain: float) -> None:
-        """Accept no more, let requests under way end for `drain` seconds, and close what is left."""
+    def accept_no_more(self, name: str) -> None:
+        """Close this process's share of a listener's socket; what waits there is for those that have it too."""
+        server = self._servers.pop(name, None)
+        if server is not None:
+            server.close()
+
+    def accepts_tls(self, name: str) -> bool:
+        """Whether what accepts a listener's connections is made for TLS."""
+        return isinstance(self._servers.get(name), Acceptor)
+
+    async def drain(self, listener: BaseListener, seconds: float) -> None:
+        """Let a listener that accepts no more come to its end.
+
+        Every answer from now on is its connection's last; idle connections wait for their next request, so that none is
+        lost that is already on its way; what is left after `seconds` is ended.
+        """
+        listener.draining = True
+        deadline = self.now() + seconds
+        while (listener.connections or listener.opening) and self.now() < deadline:  # noqa: ASYNC110 - once in its life
+            await asyncio.sleep(0.05)
+        for each in tuple(listener.connections):
+            each.end()
+
+    async def stop(self, drain: float, *, leave_idle: bool = False) -> None:
+        """Accept no more, let requests under way end for `drain` seconds, and close what is left.
+
+        With `leave_idle`, idle connections may have one more request: somebody else serves on, and nobody is to notice.
+        """
         if self.draining:
             return
         self.draining = True
-        for server in self._servers:
-            server.close()
+        for name in tuple(self._servers):
+            self.accept_no_more(name)
+        listeners = (*self.http, *self.tcp)
+        for listener in listeners:
+            listener.draining = True
         clients = [client for listener in self.http for client in listener.connections]
-        for client in clients:
-            if client.exchange is None:
-                client.close()
+        if leave_idle:
+            await asyncio.gather(*(self.drain(listener, drain) for listener in listeners))
+        else:
+            for client in clients:
+                if client.exchange is None:
+                    client.close()
         deadline = self.now() + drain
         while (self.exchanges or self.relays) and self.now() < deadline:  # noqa: ASYNC110 - once in its life
             await asyncio.sleep(0.02)
@@ -190,6 +249,8 @@ class Worker:
         spent: dict[int, float] = {}
         while True:
             await asyncio.sleep(1)
+            if self.config.adaptive_limit.mode == "off":
+                continue
             now, used = self.now(), time.process_time()
             level = max((used - cpu) / (now - before), self._lag / self.config.adaptive_limit.lag)
             routes = [route for listener in self.http for route in listener.routes]
@@ -203,12 +264,12 @@ class Worker:
 
     def limit(self, level: float, use: Mapping[int, float]) -> None:
         """One step of the adaptive limiter; what it decides is logged."""
-        self._limiter.step(level, use)
+        self.limiter.step(level, use)
         for route in (route for listener in self.http for route in listener.routes):
-            held = self._limiter.held.get(route.number)
+            held = self.limiter.held.get(route.number)
             if (held is None) != (route.held is None):
                 words = "let go" if held is None else f"held to {held.base:.0f} requests under way"
-                log.warning("route %s is %s: level %.2f", route.name, words, self._limiter.level)
+                log.warning("route %s is %s: level %.2f", route.name, words, self.limiter.level)
             route.held = held
 
     def shed(self, exchange: Exchange, route: CompiledRoute) -> bool:
@@ -278,6 +339,16 @@ class Worker:
             self.access_log.add(record)
         if notable and self.tap is not None:
             self.tap.keep(record)
+
+
+def open_log(config: ProxyConfig) -> AccessLog | None:
+    """The access log that a configuration wants.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    spec = config.access_log
+    return AccessLog(spec.path, spec.buffer, record_of) if spec.path is not None else None
 
 
 def _reason(error: OSError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -35,6 +36,11 @@ def bound() -> socket.socket:
     sock.bind(("127.0.0.1", 0))
     sock.listen(128)
     return sock
+
+
+def copy(sock: socket.socket) -> socket.socket:
+    """A descriptor of the same socket, for another owner; `dup` would make it a blocking one, for both."""
+    return socket.socket(fileno=os.dup(sock.fileno()))
 
 
 @asynccontextmanager
@@ -94,8 +100,16 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 class Proxy:
     """A worker under test."""
 
-    def __init__(self, worker: Worker, port: int, records: list[RequestRecord], log: Path) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        port: int,
+        records: list[RequestRecord],
+        log: Path,
+        sockets: dict[str, socket.socket],
+    ) -> None:
         self.worker = worker
+        self.sockets = sockets
         self.port = port
         self.kept = records
         self._log = log
@@ -181,6 +195,7 @@ def parse_text(text: str) -> Any:
 async def serving(config: Any, log: Path) -> AsyncIterator[Proxy]:
     """A worker with a configuration; its first listener's port is that of `Proxy`."""
     sockets = {each.name: bound() for each in config.listeners}
+    copies = {name: copy(sock) for name, sock in sockets.items()}
     records: list[RequestRecord] = []
     tap = Tap(log.parent / "nobody-listens.sock")
     monitor = tap.keep
@@ -194,11 +209,11 @@ async def serving(config: Any, log: Path) -> AsyncIterator[Proxy]:
     await worker.start()
     first = sockets[config.listeners[0].name]
     try:
-        yield Proxy(worker, first.getsockname()[1], records, log)
+        yield Proxy(worker, first.getsockname()[1], records, log, copies)
     finally:
         await worker.stop(0.0)
         await asyncio.sleep(0.05)  # transports close in the loop's next rounds
-        for sock in sockets.values():
+        for sock in (*sockets.values(), *copies.values()):
             sock.close()
 
 

@@ -89,9 +89,9 @@ def authority(tmp_path: Path, root: trustme.CA) -> Authority:
 
 
 @asynccontextmanager
-async def secured(tmp_path: Path, port: int, tls: str, **more: str) -> AsyncIterator[Proxy]:
+async def secured(tmp_path: Path, port: int, tls: str) -> AsyncIterator[Proxy]:
     """A proxy whose listener has these keys of `tls`."""
-    async with proxy(tmp_path, port, listener=f"tls: {{{tls}}}", **more) as running:
+    async with proxy(tmp_path, port, listener=f"tls: {{{tls}}}") as running:
         yield running
 
 

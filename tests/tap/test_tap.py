@@ -70,7 +70,7 @@ tracing: {{sampling: 100}}
     worker = Worker(config, {"web": sock}, tap=Tap(path))
     await worker.start()
     try:
-        yield Proxy(worker, sock.getsockname()[1], [], path)
+        yield Proxy(worker, sock.getsockname()[1], [], path, {})
     finally:
         await worker.stop(0)
         await asyncio.sleep(0.05)
