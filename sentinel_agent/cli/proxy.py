@@ -25,7 +25,8 @@ from sentinel_agent.errors import OperatorError
 from sentinel_agent.watchlist import WatchRequest
 
 if TYPE_CHECKING:
-    from sentinel_agent.proxy.config import ProxyConfig
+    from sentinel_agent.proxy.children import Served
+    from sentinel_agent.proxy.config import LoadedProxy
 
 _PATH = click.Path(path_type=Path)
 
@@ -42,6 +43,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--check", is_flag=True, help="Check the configuration and end.")
 @click.option(
     "--workers", type=click.IntRange(0, 256), help="Worker processes; 0: one for each core of the quota."
+)
+@click.option(
+    "--upgrade",
+    is_flag=True,
+    help="Take over from the running proxy of this configuration; no request is lost.",
 )
 @click.option("--no-agent", is_flag=True, help="The proxy alone.")
 @click.option("--agent-config", type=_PATH, multiple=True, metavar="F", help="The agent's configuration.")
@@ -61,6 +67,7 @@ def proxy(
     config: Path,
     check: bool,
     workers: int | None,
+    upgrade: bool,
     no_agent: bool,
     agent_config: tuple[Path, ...],
     data_dir: Path | None,
@@ -74,16 +81,18 @@ def proxy(
 ) -> None:
     """Serve a configuration: worker processes that share the listeners, and the agent that watches them.
 
-    Worker or agent, whatever dies is started again and the others go on. Ends with Ctrl-C or SIGTERM, after requests
-    under way have had `drain` seconds.
+    Worker or agent, whatever dies is started again and the others go on. A changed configuration is taken in while it
+    runs (SIGHUP: at once), a faulty one is not. Ends with Ctrl-C or SIGTERM, after requests under way have had `drain`
+    seconds.
     """
-    loaded = _load(config)
+    _need_extra()
+    loaded = None if beside is not None or upgrade else _load(config)
     own = importlib.resources.files("sentinel_agent.proxy") / "rules.yaml"
     with importlib.resources.as_file(own) as rules:
         given = {
             "data_dir": data_dir and str(data_dir),
             "listen": listen,
-            "target.service": service or loaded.service,
+            "target.service": service or (loaded.config.service if loaded is not None else None),
         }
         inputs = ConfigInputs(
             files=agent_config,
@@ -97,20 +106,23 @@ def proxy(
         elif beside is not None:
             asyncio.run(_watch(invocation, beside, tap_fd, lifeline, as_json=as_json))
         else:
-            count = loaded.workers if workers is None else workers
-            asyncio.run(_supervise(config, loaded, count, [] if no_agent else _agent_words(sys.argv[1:])))
+            words = [] if no_agent else _agent_words(sys.argv[1:])
+            asyncio.run(_supervise(config, loaded, workers, words, invocation.data_dir))
 
 
-def _load(path: Path) -> ProxyConfig:
+def _need_extra() -> None:
     missing = [name for name in ("httptools", "uvloop") if importlib.util.find_spec(name) is None]
     if missing:
         raise OperatorError(
             f"the proxy needs {' and '.join(missing)}, not installed here",
             hint="pip install 'sentinel-agent[proxy]'",
         )
+
+
+def _load(path: Path) -> LoadedProxy:
     from sentinel_agent.proxy.config import load_proxy  # noqa: PLC0415 - not for `--help`
 
-    return load_proxy(path).config
+    return load_proxy(path)
 
 
 def _agent_words(arguments: list[str]) -> list[str]:
@@ -135,14 +147,26 @@ async def _watch(
     await agent.run(stop)
 
 
-async def _supervise(path: Path, config: ProxyConfig, count: int, agent: list[str]) -> None:
-    from sentinel_agent.proxy.supervisor import Supervisor, bind  # noqa: PLC0415 - needs the extra
+async def _supervise(
+    path: Path, loaded: LoadedProxy | None, workers: int | None, agent: list[str], data_dir: Path
+) -> None:
+    """Run the supervisor; without `loaded`, in place of the one that runs."""
+    from sentinel_agent.proxy.sockets import close  # noqa: PLC0415 - needs the extra
+    from sentinel_agent.proxy.supervisor import Supervisor  # noqa: PLC0415
+    from sentinel_agent.proxy.upgrade import Door, door_path, take_over  # noqa: PLC0415
 
-    bound = bind(config)
+    door = door_path(data_dir, path)
+    successor = take_over(door) if loaded is None else None
+    served = successor.served if successor is not None else _bound(path, loaded)
+    if agent and not any(word.startswith("--service") for word in agent):
+        agent = [*agent, f"--service={served.config.service}"]
     stop = asyncio.Event()
     stop_on_signals(stop, (signal.SIGINT, signal.SIGTERM))
     token = secrets.token_hex(4)
-    count = count or cores()
+
+    def count_of(served: Served) -> int:
+        return (served.config.workers if workers is None else workers) or cores()
+
     with (
         tempfile.TemporaryDirectory(prefix="sentinel-proxy-") as folder,
         socket.socket(socket.AF_UNIX) as tap,
@@ -150,25 +174,34 @@ async def _supervise(path: Path, config: ProxyConfig, count: int, agent: list[st
         tap_path = Path(folder) / "tap.sock"
         tap.bind(str(tap_path))
         tap.listen(64)
+        beside = [f"--beside={token}", f"--tap-fd={tap.fileno()}"]
         supervisor = Supervisor(
             path,
-            bound,
-            count=count,
-            drain=config.drain,
+            served,
+            count_of=count_of,
             token=token,
             tap=tap_path if agent else None,
-            agent_command=[*agent, f"--beside={token}", f"--tap-fd={tap.fileno()}"] if agent else None,
+            agent_command=[*agent, *beside] if agent else None,
             agent_socket=tap,
+            door=Door(door),
             clock=SystemClock(),
             tell=lambda line: click.echo(line, err=True),
         )
-        for each in bound:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload_soon)
+        for each in served.bound:
             click.echo(f"{each.name} listens on {each.address}", err=True)
         try:
-            await supervisor.run(stop)
+            await supervisor.run(stop, successor)
         finally:
-            for each in bound:
-                each.sock.close()
+            close(supervisor.served.bound)
+
+
+def _bound(path: Path, loaded: LoadedProxy | None) -> Served:
+    from sentinel_agent.proxy.children import Served  # noqa: PLC0415 - needs the extra
+    from sentinel_agent.proxy.sockets import bind  # noqa: PLC0415
+
+    assert loaded is not None, "there is one to take over from"
+    return Served(str(path), loaded.content, loaded.config, tuple(bind(loaded.config)))
 
 
 def cores() -> int:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from sentinel_agent.config.decode import Decoder
 from sentinel_agent.config.document import parse_document
-from sentinel_agent.config.files import fingerprint, read_file
+from sentinel_agent.config.files import read_file
 from sentinel_agent.core.units import ByteSize, Duration
 from sentinel_agent.errors import ConfigError, Fault, OperatorError
 from sentinel_agent.proxy.tlsconfig import DownstreamTls, UpstreamTls
@@ -313,10 +313,10 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class LoadedProxy:
-    """A configuration without faults, and the fingerprint of the file it is from."""
+    """A configuration without faults, and the text that it is from."""
 
     config: ProxyConfig
-    fingerprint: str
+    content: bytes
 
 
 def load_proxy(path: Path) -> LoadedProxy:
@@ -329,7 +329,7 @@ def load_proxy(path: Path) -> LoadedProxy:
         content = read_file(path)
     except OperatorError as error:
         raise ConfigError([Fault(str(path), "", error.message)]) from None
-    return LoadedProxy(parse_proxy(str(path), content, files=True), fingerprint(content))
+    return LoadedProxy(parse_proxy(str(path), content, files=True), content)
 
 
 def parse_proxy(name: str, content: bytes, *, files: bool = False) -> ProxyConfig:

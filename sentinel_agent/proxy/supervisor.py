@@ -2,6 +2,9 @@
 
 The supervisor owns the listening sockets: a worker that dies leaves them open, its successor takes them over, and what
 waits to be accepted stays in the kernel's queue. The agent is one more child: either side lives on when the other dies.
+
+It also watches the configuration's files. A change is checked whole, then given to one worker after the other; where one
+refuses it, those before it get the old one back. Only one thing happens at a time: a start, a reload, or an upgrade.
 """
 
 from __future__ import annotations
@@ -9,73 +12,49 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-import socket
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sentinel_agent.config.files import read_file
 from sentinel_agent.errors import OperatorError, SentinelError
+from sentinel_agent.proxy.children import END_SECONDS, Served, end_all, start_worker
+from sentinel_agent.proxy.config import load_proxy
+from sentinel_agent.proxy.expiry import warnings_of
+from sentinel_agent.proxy.sockets import bind, close
+from sentinel_agent.proxy.tls import files_of
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from sentinel_agent.clock import Clock
-    from sentinel_agent.proxy.config import ProxyConfig
+    from sentinel_agent.proxy.children import WorkerProcess
+    from sentinel_agent.proxy.upgrade import Door, Successor
 
 log = logging.getLogger(__name__)
 
 RESTART_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Wait before a child is started again, by how often it died young."""
 YOUNG_SECONDS = 30.0
-START_SECONDS = 20.0
-END_SECONDS = 5.0
-"""How long a child may take to end, beside the drain, before it is killed."""
+LOOK_SECONDS = 1.0
+"""How often the files are looked at. A change is taken in when it is over: when the next look finds them the same."""
+WARN_SECONDS = 86400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A listener's socket and the address that it has."""
+@dataclass(slots=True)
+class Reloads:
+    """What became of changes of the configuration: `fault` is why the last one was refused, empty if it was not."""
 
-    name: str
-    sock: socket.socket
-    address: str
-
-
-def bind(config: ProxyConfig) -> list[Bound]:
-    """The sockets of all listeners.
-
-    Raises:
-        OperatorError: with every address that cannot be had, and why.
-    """
-    found: list[Bound] = []
-    faults: list[str] = []
-    for listener in config.listeners:
-        host, _, port = listener.address.rpartition(":")
-        host = host.strip("[]")
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, int(port)))
-            sock.listen(1024)
-        except (OSError, OverflowError) as error:
-            sock.close()
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-            faults.append(f"{listener.name}: {listener.address}: {reason}")
-            continue
-        name = sock.getsockname()
-        found.append(Bound(listener.name, sock, f"{host}:{name[1]}"))
-    if faults:
-        for each in found:
-            each.sock.close()
-        raise OperatorError("cannot listen on\n  " + "\n  ".join(faults))
-    return found
+    taken: int = 0
+    refused: int = 0
+    fault: str = ""
+    time: float = 0.0
 
 
 class Supervisor:
-    """Runs `count` workers and, if `agent_command` is given, the agent.
+    """Runs `count_of(configuration)` workers and, if `agent_command` is given, the agent.
 
     `tell` gets a line of text for people. `token` marks the workers' command lines, so that the agent finds them.
     """
@@ -83,161 +62,289 @@ class Supervisor:
     def __init__(
         self,
         config_path: Path,
-        bound: Sequence[Bound],
+        served: Served,
         *,
-        count: int,
-        drain: float,
+        count_of: Callable[[Served], int],
         token: str,
         tap: Path | None,
         agent_command: Sequence[str] | None,
         agent_socket: socket.socket | None,
+        door: Door,
         clock: Clock,
         tell: Callable[[str], None],
     ) -> None:
-        self._config_path = config_path
-        self._bound = bound
-        self._count = count
-        self._drain = drain
+        self._path = config_path
+        self.served = served
+        self._count_of = count_of
         self._token = token
         self._tap = tap
         self._agent_command = agent_command
         self._agent_socket = agent_socket
+        self._door = door
         self._clock = clock
-        self._tell = tell
+        self.tell = tell
+        self.reloads = Reloads(time=clock.wall())
+        self.changing = asyncio.Lock()
         self._stopping = asyncio.Event()
-        self._children: set[asyncio.subprocess.Process] = set()
+        self._workers: dict[int, WorkerProcess] = {}
+        self._leaving: set[WorkerProcess] = set()
+        self._agent: asyncio.subprocess.Process | None = None
+        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._agent_keeper: asyncio.Task[None] | None = None
         self._lifeline_read, self._lifeline_write = os.pipe()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set; then every child is ended.
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event, successor: Successor | None = None) -> None:
+        """Until `stop` is set, or another supervisor has taken over; then every child is ended.
+
+        With `successor` this is that other one, and takes over.
 
         Raises:
             SentinelError: no worker came up at the start.
         """
         self._stopping = stop
         try:
-            first = [await self._start_worker(slot) for slot in range(self._count)]
             async with asyncio.TaskGroup() as group:
-                for slot, process in enumerate(first):
-                    group.create_task(self._keep_worker(slot, process))
-                if self._agent_command is not None:
-                    group.create_task(self._keep_agent())
-                await stop.wait()
-                await self._end_children()
+                self._group = group
+                try:
+                    await self._start_workers()
+                    if successor is not None:
+                        await successor.ready(self.tell)
+                    self.start_agent()
+                    self._door.open()
+                    duties = [group.create_task(self._watch()), group.create_task(self._door.run(self))]
+                    if successor is not None:
+                        duties.append(group.create_task(successor.settle()))
+                    await stop.wait()
+                    for task in (*duties, *self._keepers.values()):
+                        task.cancel()
+                finally:
+                    stop.set()
+                    self._door.close()
+                    await self._end()
+        except* SentinelError as found:
+            raise found.exceptions[0] from None
         finally:
-            await self._end_children()
+            await self._end()
             for descriptor in (self._lifeline_read, self._lifeline_write):
                 os.close(descriptor)
 
-    # -- children ------------------------------------------------------------------------------------------------
+    async def _end(self) -> None:
+        processes = [each.process for each in (*self._workers.values(), *self._leaving)]
+        if self._agent is not None:
+            processes.append(self._agent)
+        await end_all(processes, self.served.config.drain + END_SECONDS)
+        for worker in (*self._workers.values(), *self._leaving):
+            await worker.wait()
+        self._workers.clear()
+        self._leaving.clear()
+        self._agent = None
 
-    async def _start_worker(self, slot: int) -> asyncio.subprocess.Process:
-        """Start a worker and wait until it accepts connections.
+    # -- workers -------------------------------------------------------------------------------------------------
+
+    async def _start_workers(self) -> None:
+        """Start those that are missing, end those that are too many.
 
         Raises:
-            SentinelError: it did not come up.
+            SentinelError: one of them did not come up.
         """
-        ready_read, ready_write = os.pipe()
-        listen = [f"--listen={each.name}={each.sock.fileno()}" for each in self._bound]
-        command = [
-            *(sys.executable, "-m", "sentinel_agent.proxy.process"),
-            *("--name", f"{self._token}-{slot}", "--config", str(self._config_path), *listen),
-            *(f"--lifeline={self._lifeline_read}", f"--ready={ready_write}"),
-            *((f"--tap={self._tap}",) if self._tap is not None else ()),
-        ]
-        keep = (*(each.sock.fileno() for each in self._bound), self._lifeline_read, ready_write)
-        try:
-            process = await asyncio.create_subprocess_exec(*command, pass_fds=keep)
-            self._children.add(process)
-        finally:
-            os.close(ready_write)
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                said = await _read_pipe(ready_read)
-        except TimeoutError:
-            said = b""
-        finally:
-            os.close(ready_read)
-        if not said:
-            with suppress(ProcessLookupError):
-                process.kill()
-            status = await process.wait()
-            self._children.discard(process)
-            raise SentinelError(
-                f"worker {slot} did not start: exit status {status}; see above for its reason"
-            )
-        return process
+        count = self._count_of(self.served)
+        for slot in range(count):
+            if slot not in self._workers:
+                worker = await start_worker(slot, self._token, self.served, self._tap)
+                self._workers[slot] = worker
+                self._keepers[slot] = self._group.create_task(self._keep_worker(worker))
+        for slot in [slot for slot in self._workers if slot >= count]:
+            self._let_go(slot)
 
-    async def _keep_worker(self, slot: int, process: asyncio.subprocess.Process) -> None:
-        young = 0
+    def _let_go(self, slot: int) -> None:
+        worker = self._workers.pop(slot)
+        self._keepers.pop(slot).cancel()
+        self._leaving.add(worker)
+        worker.drain(self.served.config.drain)
+        self._group.create_task(self._gone(worker))
+
+    async def _gone(self, worker: WorkerProcess) -> None:
+        await worker.wait()
+        self._leaving.discard(worker)
+
+    async def _keep_worker(self, worker: WorkerProcess) -> None:
+        slot, young = worker.slot, 0
         while True:
             born = self._clock.monotonic()
-            status = await process.wait()
-            self._children.discard(process)
+            status = await worker.wait()
             if self._stopping.is_set():
                 return
             young = young + 1 if self._clock.monotonic() - born < YOUNG_SECONDS else 0
-            self._tell(f"worker {slot} (pid {process.pid}) ended with status {status}: starting another")
+            self.tell(f"worker {slot} (pid {worker.pid}) ended with status {status}: starting another")
             while True:
                 await self._pause(RESTART_SECONDS[min(young, len(RESTART_SECONDS) - 1)])
                 if self._stopping.is_set():
                     return
-                try:
-                    process = await self._start_worker(slot)
-                    break
-                except SentinelError as error:
-                    young += 1
-                    self._tell(error.message)
-
-    async def _keep_agent(self) -> None:
-        assert self._agent_command is not None, "it is wanted"
-        young = 0
-        keep = [self._lifeline_read]
-        if self._agent_socket is not None:
-            keep.append(self._agent_socket.fileno())
-        command = [*self._agent_command, f"--lifeline={self._lifeline_read}"]
-        while not self._stopping.is_set():
-            born = self._clock.monotonic()
-            process = await asyncio.create_subprocess_exec(*command, pass_fds=keep)
-            self._children.add(process)
-            status = await process.wait()
-            self._children.discard(process)
-            if self._stopping.is_set():
-                return
-            young = young + 1 if self._clock.monotonic() - born < YOUNG_SECONDS else 0
-            self._tell(f"the agent (pid {process.pid}) ended with status {status}: starting another")
-            await self._pause(RESTART_SECONDS[min(young, len(RESTART_SECONDS) - 1)])
+                async with self.changing:
+                    try:
+                        worker = await start_worker(slot, self._token, self.served, self._tap)
+                    except SentinelError as error:
+                        young += 1
+                        self.tell(error.message)
+                    else:
+                        self._workers[slot] = worker
+                        break
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    async def _end_children(self) -> None:
-        children = tuple(self._children)
-        for process in children:
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        if not children:
+    # -- the agent -----------------------------------------------------------------------------------------------
+
+    def start_agent(self) -> None:
+        """Run the agent from now on, if one is wanted."""
+        if self._agent_command is not None:
+            self._agent_keeper = self._group.create_task(self._keep_agent(self._agent_command))
+
+    async def end_agent(self) -> None:
+        """End the agent."""
+        if self._agent_keeper is not None:
+            self._agent_keeper.cancel()
+            self._agent_keeper = None
+        if self._agent is not None:
+            await end_all([self._agent], END_SECONDS)
+            self._agent = None
+
+    async def _keep_agent(self, words: Sequence[str]) -> None:
+        young = 0
+        keep = [self._lifeline_read]
+        if self._agent_socket is not None:
+            keep.append(self._agent_socket.fileno())
+        command = [*words, f"--lifeline={self._lifeline_read}"]
+        while not self._stopping.is_set():
+            born = self._clock.monotonic()
+            process = self._agent = await asyncio.create_subprocess_exec(*command, pass_fds=keep)
+            status = await process.wait()
+            if self._stopping.is_set():
+                return
+            young = young + 1 if self._clock.monotonic() - born < YOUNG_SECONDS else 0
+            self.tell(f"the agent (pid {process.pid}) ended with status {status}: starting another")
+            await self._pause(RESTART_SECONDS[min(young, len(RESTART_SECONDS) - 1)])
+
+    # -- upgrade -------------------------------------------------------------------------------------------------
+
+    async def leave(self, seconds: float) -> None:
+        """Somebody else accepts from now on: the agent ends, the workers drain."""
+        for slot in tuple(self._workers):
+            worker = self._workers.pop(slot)
+            self._keepers.pop(slot).cancel()
+            self._leaving.add(worker)
+            worker.drain(seconds)
+            self._group.create_task(self._gone(worker))
+        await self.end_agent()
+
+    async def resume(self) -> None:
+        """Nobody else accepts after all: serve as before."""
+        try:
+            await self._start_workers()
+        except SentinelError as error:
+            self.tell(f"cannot serve again: {error.message}")
+            self._stopping.set()
             return
-        waits = [asyncio.create_task(process.wait()) for process in children]
-        _, late = await asyncio.wait(waits, timeout=self._drain + END_SECONDS)
-        if late:
-            for process in children:
-                if process.returncode is None:
-                    with suppress(ProcessLookupError):
-                        process.kill()
-            await asyncio.wait(waits)
-        self._children.difference_update(children)
+        self.start_agent()
+        self._door.open()
+
+    async def gone(self) -> None:
+        """Until the last worker that leaves has left; then stop."""
+        while self._leaving:  # noqa: ASYNC110 - once in its life
+            await asyncio.sleep(0.1)
+        self._stopping.set()
+
+    # -- reload --------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Look at the files: whatever has changed is taken in."""
+        await self._warn()
+        seen = self._look()
+        taken = dict(seen)
+        if await asyncio.to_thread(_content, self._path) != self.served.content:
+            taken.pop(self._path, None)  # it was written before we looked, or we serve what another had
+        warned = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            if self._clock.monotonic() - warned > WARN_SECONDS:
+                warned = self._clock.monotonic()
+                await self._warn()
+            before, seen = seen, self._look()
+            if seen == before and seen != taken:
+                await self.reload()
+                taken = self._look() | seen
+                seen = taken = {path: taken[path] for path in self._look()}
+
+    def _look(self) -> dict[Path, tuple[int, int, int] | None]:
+        """What tells whether a file was written: of each, or None where it is not there."""
+        found: dict[Path, tuple[int, int, int] | None] = {}
+        for path in (self._path, *map(Path, files_of(self.served.config))):
+            try:
+                stat = path.stat()
+            except OSError:
+                found[path] = None
+            else:
+                found[path] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        return found
+
+    async def _warn(self) -> None:
+        for line in await asyncio.to_thread(warnings_of, self.served.config, self._clock.wall()):
+            self.tell(line)
+
+    def reload_soon(self) -> None:
+        """Read the files anew without waiting for them to change."""
+        if self._workers:
+            self._group.create_task(self.reload())
+
+    async def reload(self) -> None:
+        """Read the configuration and its files anew, and serve them if nothing is wrong with them."""
+        async with self.changing:
+            try:
+                await self._reload()
+            except SentinelError as error:
+                self.reloads.refused += 1
+                self.reloads.fault = error.message
+                self.tell(f"the configuration stays as it was: {error.message}")
+            else:
+                self.reloads.taken += 1
+                self.reloads.fault = ""
+                self.tell("the configuration was taken in")
+            self.reloads.time = self._clock.wall()
+
+    async def _reload(self) -> None:
+        """Take the configuration in.
+
+        Raises:
+            SentinelError: it is as it was.
+        """
+        loaded = await asyncio.to_thread(load_proxy, self._path)
+        old = self.served
+        bound = tuple(bind(loaded.config, old.bound))
+        new = Served(str(self._path), loaded.content, loaded.config, bound)
+        changed: list[WorkerProcess] = []
+        try:
+            for worker in tuple(self._workers.values()):
+                changed.append(worker)
+                await worker.configure(new)
+        except SentinelError as error:
+            for worker in changed[:-1]:
+                with suppress(SentinelError):  # it has ended: its successor gets the old one
+                    await worker.configure(old)
+            close(bound, keep=old.bound)
+            raise OperatorError(error.message) from None
+        self.served = new
+        close(old.bound, keep=bound)
+        await self._start_workers()
+        await self._warn()
 
 
-async def _read_pipe(descriptor: int) -> bytes:
-    """What comes out of a pipe first; nothing if its other end is closed."""
-    loop = asyncio.get_running_loop()
-    came = asyncio.Event()
-    loop.add_reader(descriptor, came.set)
+def _content(path: Path) -> bytes:
+    """What a file holds; nothing where it cannot be read."""
     try:
-        await came.wait()
-    finally:
-        loop.remove_reader(descriptor)
-    return os.read(descriptor, 64)
+        return read_file(path)
+    except OperatorError:
+        return b""
