@@ -202,6 +202,7 @@ def make_app(context: Context) -> web.Application:
     async def close(_: web.Application) -> None:
         if context.jobs is not None:
             await context.jobs.close()
+        await context.peers.close()
         await asyncio.to_thread(context.workers.close)
 
     app.on_cleanup.append(close)

@@ -9,8 +9,10 @@ from aiohttp import web
 
 from sentinel_agent.api.captures import Jobs
 from sentinel_agent.api.incidents import IncidentProfiles
+from sentinel_agent.api.peers import Peers
 from sentinel_agent.api.querier import Querier
 from sentinel_agent.api.work import Workers
+from sentinel_agent.config.settings import ApiSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +35,14 @@ class Context:
     guard: Guard
     live: Live | None = None
     metrics: Metrics | None = None
+    api: ApiSettings = field(default_factory=ApiSettings)
     workers: Workers = field(default_factory=Workers)
+    peers: Peers = field(init=False)
     jobs: Jobs | None = field(init=False)
     querier: Querier = field(init=False)
 
     def __post_init__(self) -> None:
+        self.peers = Peers(self.api, self.clock)
         self.jobs = Jobs(self.live) if self.live else None
         self.querier = Querier(IncidentProfiles(self.store), self.clock.wall)
 

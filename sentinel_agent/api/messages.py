@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -162,8 +162,8 @@ class UnknownEnumError(ValueError):
     """An enum has a value that came after this program."""
 
 
-def decode(message: Message, data: bytes, *, json: bool) -> dict[str, Any]:
-    """The message in `data`; an empty one is a message of defaults.
+def decode(message: Message, data: bytes, *, json: bool, most: int = MAX_LIST) -> dict[str, Any]:
+    """The message in `data`; an empty one is a message of defaults. A list has at most `most` entries.
 
     Raises:
         UnknownEnumError: an enum's name is not known.
@@ -171,9 +171,9 @@ def decode(message: Message, data: bytes, *, json: bool) -> dict[str, Any]:
     """
     try:
         if not json:
-            return _from_proto(message, memoryview(data), _MAX_DEPTH)
+            return _from_proto(message, memoryview(data), _Bounds(_MAX_DEPTH, most))
         document = msgspec.json.decode(data) if data.strip() else {}
-        return _from_json(message, document, _MAX_DEPTH)
+        return _from_json(message, document, _Bounds(_MAX_DEPTH, most))
     except IndexError as error:
         raise ValueError("the message ends in the middle") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
@@ -202,8 +202,18 @@ def _default(field: F) -> Any:
     return _defaults(field.kind)
 
 
-def _from_proto(message: Message, data: memoryview, depth: int) -> dict[str, Any]:
-    if depth < 0:
+class _Bounds(NamedTuple):
+    """How many messages may still be nested, and how long a list may be."""
+
+    depth: int
+    entries: int
+
+    def inside(self) -> _Bounds:
+        return self._replace(depth=self.depth - 1)
+
+
+def _from_proto(message: Message, data: memoryview, bounds: _Bounds) -> dict[str, Any]:
+    if bounds.depth < 0:
         raise ValueError("messages are nested too deeply")
     found = _defaults(message)
     by_number = {field.number: (name, field) for name, field in message.items()}
@@ -214,15 +224,15 @@ def _from_proto(message: Message, data: memoryview, depth: int) -> dict[str, Any
         if field.repeated and field.kind == "int64":
             found[name] += item.numbers()
         elif field.repeated:
-            found[name].append(_proto_value(field, item, depth))
+            found[name].append(_proto_value(field, item, bounds))
         else:
-            found[name] = _proto_value(field, item, depth)
-        if field.repeated and len(found[name]) > MAX_LIST:
-            raise ValueError(f"{name} has more than {MAX_LIST} entries")
+            found[name] = _proto_value(field, item, bounds)
+        if field.repeated and len(found[name]) > bounds.entries:
+            raise ValueError(f"{name} has more than {bounds.entries} entries")
     return found
 
 
-def _proto_value(field: F, item: protobuf.Field, depth: int) -> Any:
+def _proto_value(field: F, item: protobuf.Field, bounds: _Bounds) -> Any:
     match field.kind:
         case "string":
             return bytes(item.body).decode()
@@ -238,11 +248,11 @@ def _proto_value(field: F, item: protobuf.Field, depth: int) -> Any:
             return item.value
         case "int64" | "int32":
             return item.value
-    return _from_proto(field.kind, item.body, depth - 1)
+    return _from_proto(field.kind, item.body, bounds.inside())
 
 
-def _from_json(message: Message, document: Any, depth: int) -> dict[str, Any]:
-    if not isinstance(document, dict) or depth < 0:
+def _from_json(message: Message, document: Any, bounds: _Bounds) -> dict[str, Any]:
+    if not isinstance(document, dict) or bounds.depth < 0:
         raise ValueError("the message cannot be read: expected an object")
     found = _defaults(message)
     by_name = {name: name for name in message} | {_camel(name): name for name in message}
@@ -252,17 +262,17 @@ def _from_json(message: Message, document: Any, depth: int) -> dict[str, Any]:
             continue
         field = message[name]
         if not field.repeated:
-            found[name] = _json_value(field, value, depth)
-        elif isinstance(value, list) and len(value) <= MAX_LIST:
-            found[name] = [_json_value(field, each, depth) for each in value]
+            found[name] = _json_value(field, value, bounds)
+        elif isinstance(value, list) and len(value) <= bounds.entries:
+            found[name] = [_json_value(field, each, bounds) for each in value]
         else:
-            raise ValueError(f"{key} is no list of at most {MAX_LIST} entries")
+            raise ValueError(f"{key} is no list of at most {bounds.entries} entries")
     return found
 
 
-def _json_value(field: F, value: Any, depth: int) -> Any:
+def _json_value(field: F, value: Any, bounds: _Bounds) -> Any:
     if isinstance(field.kind, dict):
-        return _from_json(field.kind, value, depth - 1)
+        return _from_json(field.kind, value, bounds.inside())
     if field.kind == "enum":
         return _json_enum(field, value)
     text_or_number = isinstance(value, int | float | str) and not isinstance(value, bool)

@@ -41,6 +41,15 @@ class TargetView(msgspec.Struct):
     live: bool
 
 
+class PeerView(msgspec.Struct):
+    """Another agent that is asked. `trouble`: why its last answer is missing, empty if it is not."""
+
+    url: str
+    trouble: str
+    answered: int
+    failed: int
+
+
 class CaptureView(msgspec.Struct):
     """A capture that was asked for."""
 
@@ -62,7 +71,7 @@ class CaptureBody(msgspec.Struct, forbid_unknown_fields=True):
 
 _TYPES = (
     *(ErrorDocument, TargetView, SeriesWindow, RuleView, IncidentRow, Incident, CaptureView),
-    CaptureBody,
+    *(CaptureBody, PeerView),
 )
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -87,6 +96,7 @@ def document() -> dict[str, Any]:
             )
         },
         "/api/v1/rules": {"get": _get("Every rule, its state and why it is not firing", _many("RuleView"))},
+        "/api/v1/peers": {"get": _get("Other agents that are asked", _many("PeerView"))},
         "/api/v1/incidents": {
             "get": _get(
                 "What was saved, newest first",

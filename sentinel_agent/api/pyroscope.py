@@ -6,6 +6,7 @@ with `unimplemented`, on which Grafana falls back to the flame graph.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ from sentinel_agent.api.connect import (
     error_body,
 )
 from sentinel_agent.api.context import CONTEXT, Context
+from sentinel_agent.api.peers import MISSING_HEADER, PEER_HEADER, merged
 from sentinel_agent.api.querier import TYPES, LiveRecord, ProfileType, query_of, times_of
 from sentinel_agent.api.rest import json_response
 from sentinel_agent.api.work import BusyError
@@ -188,21 +190,40 @@ async def _connected(answer: Awaitable[web.Response]) -> web.Response:
 
 
 async def _call(request: web.Request, codec: str) -> web.Response:
-    body = await _answer(request, json=codec == JSON)
+    body, missing = await _answer(request, json=codec == JSON)
     accepted = request.headers.get("Accept-Encoding", "")
     small = await request.app[CONTEXT].workers.merge(compressed, body, accepted)
     headers = {"Content-Type": codec} | ({"Content-Encoding": "gzip"} if small else {})
-    return web.Response(body=small or body, headers=headers)
+    return web.Response(body=small or body, headers=headers | missing)
 
 
-async def _answer(request: web.Request, *, json: bool) -> bytes:
-    method = METHODS.get(request.match_info["method"])
+async def _answer(request: web.Request, *, json: bool) -> tuple[bytes, dict[str, str]]:
+    name = request.match_info["method"]
+    method = METHODS.get(name)
     if method is None:
-        raise ConnectError("unimplemented", f"{request.match_info['method'][:100]} is not answered here")
-    context = request.app[CONTEXT]
+        raise ConnectError("unimplemented", f"{name[:100]} is not answered here")
     message = messages.decode(method.request, await request.read(), json=json)
-    reply = await method.call(context, message)
-    return await context.workers.merge(messages.encode, method.reply, reply, json=json)
+    reply, missing = await _reply(request, name, method, message)
+    body = await request.app[CONTEXT].workers.merge(messages.encode, method.reply, reply, json=json)
+    return body, missing
+
+
+async def _reply(
+    request: web.Request, name: str, method: _Method, message: dict[str, Any]
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Our own reply, with those of the peers where there are any; and the header that says who is missing."""
+    context = request.app[CONTEXT]
+    if not context.peers.all or PEER_HEADER in request.headers:
+        return await method.call(context, message), {}
+    asking = asyncio.ensure_future(context.peers.ask(name, method.request, method.reply, message))
+    try:
+        own = await method.call(context, message)
+        others, missing = await asking
+    finally:
+        asking.cancel()
+    reply, faults = await merged(context.workers, name, message, own, others)
+    missing += faults
+    return reply, {MISSING_HEADER: ", ".join(missing)} if missing else {}
 
 
 def _failed(error: ConnectError) -> web.Response:
@@ -239,8 +260,11 @@ async def render_diff(request: web.Request) -> web.Response:
 
 async def _render(request: web.Request) -> web.Response:
     wanted = _side(request, "query", "from", "until")
-    reply = await _stacktraces(request.app[CONTEXT], wanted)
-    return json_response(_flamebearer(reply, query_of(wanted).type, "single"))
+    kind = query_of(wanted).type
+    reply, missing = await _reply(
+        request, "SelectMergeStacktraces", METHODS["SelectMergeStacktraces"], wanted
+    )
+    return json_response(_flamebearer(reply, kind, "single"), headers=missing)
 
 
 async def _render_diff(request: web.Request) -> web.Response:
@@ -250,10 +274,10 @@ async def _render_diff(request: web.Request) -> web.Response:
     kinds = [query_of(side).type for side in sides.values()]
     if kinds[0] != kinds[1]:
         raise ValueError(f"both sides must be of one profile type, found {kinds[0].id} and {kinds[1].id}")
-    reply = await _diff(request.app[CONTEXT], sides)
+    reply, missing = await _reply(request, "Diff", METHODS["Diff"], sides)
     graph = reply.get("flamegraph", {})
     ticks = {name: graph.get(name, 0) for name in ("leftTicks", "rightTicks")}
-    return json_response(_flamebearer(reply, kinds[0], "double") | ticks)
+    return json_response(_flamebearer(reply, kinds[0], "double") | ticks, headers=missing)
 
 
 def _flamebearer(reply: Mapping[str, Any], kind: ProfileType, form: str) -> dict[str, Any]:

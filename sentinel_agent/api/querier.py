@@ -12,9 +12,10 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sentinel_agent.api.replies import DEFAULT_NODES, encoded, encoded_difference, encoded_pprof, widest
 from sentinel_agent.api.selector import Selector, parse
 from sentinel_agent.profile.digest import Digest, Interval, counted, digest, gaps
-from sentinel_agent.profile.flamegraph import FlameGraph, Folded, below, difference, flame_graph
+from sentinel_agent.profile.flamegraph import Folded, below, difference, flame_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 MERGED_AT_MOST = 2000
 """Incidents, the newest, that one answer is made of."""
-_DEFAULT_NODES = 8192
 _MAX_POINTS = 11_000  # of one series, as Prometheus has it
 _NAMES_AT_MOST = 1000
 _AT_A_STRETCH = 4  # incidents, of half a millisecond each
@@ -188,26 +188,25 @@ class Querier:
     def flame_graph(self, request: Mapping[str, Any], live: Sequence[LiveRecord]) -> dict[str, Any]:
         """SelectMergeStacktraces, SelectMergeSpanProfile."""
         stacks = self._selected(request, live)
-        graph = flame_graph(stacks, request["max_nodes"] or _DEFAULT_NODES)
-        return {"flamegraph": _encoded(graph)} if graph else {}
+        graph = flame_graph(stacks, request["max_nodes"] or DEFAULT_NODES)
+        return {"flamegraph": encoded(graph)} if graph else {}
 
     def difference(
         self, request: Mapping[str, Any], left: Sequence[LiveRecord], right: Sequence[LiveRecord]
     ) -> dict[str, Any]:
         """Diff."""
         sides = request["left"], request["right"]
-        most = max(side["max_nodes"] for side in sides) or _DEFAULT_NODES
+        most = max(side["max_nodes"] for side in sides) or DEFAULT_NODES
         graph = difference(self._selected(sides[0], left), self._selected(sides[1], right), most)
-        if graph is None:
-            return {}
-        return {
-            "flamegraph": {**_encoded(graph), "leftTicks": graph.left_ticks, "rightTicks": graph.right_ticks}
-        }
+        return {"flamegraph": encoded_difference(graph)} if graph else {}
 
     def pprof(self, request: Mapping[str, Any], live: Sequence[LiveRecord]) -> dict[str, Any]:
         """SelectMergeProfile: a perftools.profiles.Profile."""
         query = query_of(request)
-        return _pprof(query, self._selected(request, live), min(query.end, self._now()))
+        seconds = max(0.0, min(query.end, self._now()) - query.start)
+        return encoded_pprof(
+            self._selected(request, live), query.type.id.split(":")[1:], query.start, seconds
+        )
 
     def _selected(self, request: Mapping[str, Any], live: Sequence[LiveRecord]) -> Folded:
         stacks = self.stacks(query_of(request), live)
@@ -232,9 +231,7 @@ class Querier:
             points = sums.setdefault(group, {})
             stamp = round(at * 1000)
             points[stamp] = points.get(stamp, 0.0) + value
-        found = sorted(sums.items())
-        if request["limit"] > 0:
-            found = sorted(found, key=lambda each: -sum(each[1].values()))[: request["limit"]]
+        found = widest(sums, request["limit"])
         return {
             "series": [
                 {
@@ -382,43 +379,3 @@ def _typed(selector: Selector) -> Selector:
     label = "__profile_type__" if ":" in selector.prefix else "__name__"
     test = parse(f'{{{label}="{selector.prefix}"}}').matchers
     return replace(selector, matchers=(*selector.matchers, *test), prefix="")
-
-
-def _encoded(graph: FlameGraph) -> dict[str, Any]:
-    return {
-        "names": graph.names,
-        "levels": [{"values": level} for level in graph.levels],
-        "total": graph.total,
-        "max_self": graph.max_self,
-    }
-
-
-def _pprof(query: Query, stacks: Folded, end: float) -> dict[str, Any]:
-    strings: dict[str, int] = {"": 0}
-    places: dict[str, int] = {}
-    _, sample, unit, period, period_unit = query.type.id.split(":")
-
-    def text(word: str) -> int:
-        return strings.setdefault(word, len(strings))
-
-    samples = [
-        {
-            "location_id": [places.setdefault(name, len(places) + 1) for name in reversed(stack)],
-            "value": [value],
-        }
-        for stack, value in stacks.items()
-    ]
-    return {
-        "sample_type": [{"type": text(sample), "unit": text(unit)}],
-        "sample": samples,
-        "mapping": [{"id": 1, "has_functions": True, "has_filenames": True}],
-        "location": [
-            {"id": number, "mapping_id": 1, "line": [{"function_id": number}]} for number in places.values()
-        ],
-        "function": [{"id": number, "name": text(name)} for name, number in places.items()],
-        "time_nanos": round(query.start * 1e9),
-        "duration_nanos": round(max(0.0, end - query.start) * 1e9),
-        "period_type": {"type": text(period), "unit": text(period_unit)},
-        "period": 1,
-        "string_table": list(strings),
-    }

@@ -117,6 +117,12 @@ async def stacks(request: web.Request) -> web.Response:
     return json_response(None, encoded=await context.workers.merge(speedscope.encode, record))
 
 
+@routes.get("/api/v1/peers")
+async def peers(request: web.Request) -> web.Response:
+    """The agents whose data Grafana sees through this one, and how they answered last."""
+    return json_response([peer.document() for peer in request.app[CONTEXT].peers.all])
+
+
 @routes.get("/api/v1/rules")
 async def rules(request: web.Request) -> web.Response:
     """Every rule on every target, its state, and why it is not firing."""

@@ -12,6 +12,7 @@ import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sentinel_agent.config.settings import ApiSettings
 from sentinel_agent.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ class AddressInUseError(OperatorError):
 class HttpServer:
     """One listening address. `live` and `metrics` may be set until the first request comes."""
 
-    def __init__(self, guard: Guard, store: Store, clock: Clock) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        store: Store,
+        clock: Clock,
+        settings: ApiSettings = ApiSettings(),  # noqa: B008 - frozen
+    ) -> None:
         """Bind it.
 
         Raises:
@@ -45,6 +52,7 @@ class HttpServer:
         self.metrics: Callable[[str | None], tuple[str, bytes]] | None = None
         self._store = store
         self._clock = clock
+        self._settings = settings
         self._socket = _bound(guard.address.host, guard.address.port)
         self.address = replace(guard.address, port=self._socket.getsockname()[1])
         self._guard = replace(guard, address=self.address)
@@ -64,7 +72,7 @@ class HttpServer:
         from sentinel_agent.api.app import make_app  # noqa: PLC0415 - as above
         from sentinel_agent.api.context import Context  # noqa: PLC0415 - as above
 
-        context = Context(self._store, self._clock, self._guard, self.live, self.metrics)
+        context = Context(self._store, self._clock, self._guard, self.live, self.metrics, self._settings)
         runner = web.AppRunner(
             make_app(context),
             access_log=None,

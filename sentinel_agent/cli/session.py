@@ -65,9 +65,8 @@ def http_server(invocation: Invocation, store: Store) -> HttpServer | None:
     address = parse_address(settings.listen)
     if address is None:
         return None
-    return HttpServer(
-        Guard(address, settings.api.read_tokens, settings.api.capture_tokens), store, SystemClock()
-    )
+    guard = Guard(address, settings.api.read_tokens, settings.api.capture_tokens)
+    return HttpServer(guard, store, SystemClock(), settings.api)
 
 
 def stop_on_signals(stop: asyncio.Event, signals: tuple[signal.Signals, ...]) -> None:

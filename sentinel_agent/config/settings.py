@@ -205,13 +205,23 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 16 * 1024**2
 
 
+PeerUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#,]*)?$", max_length=2000)]
+
+
 class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may use the HTTP interface: tokens of 16 characters or more, needed where other machines reach it."""
+    """Who may use the HTTP interface: tokens of 16 characters or more, needed where other machines reach it. And whose data it answers with."""
 
     read_tokens: Annotated[Names, Meta(description="tokens with which everything may be read over HTTP")] = ()
     capture_tokens: Annotated[
         Names, Meta(description="tokens with which captures may be asked for and incidents deleted, too")
     ] = ()
+    peers: Annotated[
+        Annotated[tuple[PeerUrl, ...], Meta(max_length=32)],
+        Meta(description="other agents, by URL, whose incidents and recorders Grafana sees through this one"),
+    ] = ()
+    peer_token: Annotated[str | None, Meta(description="sent to the peers; one of their `read_tokens`")] = (
+        None
+    )
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

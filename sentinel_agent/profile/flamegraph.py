@@ -21,6 +21,8 @@ Folded = dict[tuple[str, ...], int]
 OTHER = "other"
 """The child that holds what was left out under its parent."""
 MAX_NODES = 1 << 20
+_MAX_UNFOLDED = 4_000_000
+"""The frames of all its bars' stacks together: 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,45 @@ def below(stacks: Folded, call_site: Sequence[str]) -> Folded:
     """The stacks that begin with `call_site` (root first), whole."""
     site, depth = tuple(call_site), len(call_site)
     return {stack: value for stack, value in stacks.items() if stack[:depth] == site}
+
+
+def unfold(names: Sequence[str], levels: Sequence[Sequence[int]], sides: int) -> tuple[Folded, ...]:
+    """The stacks of an encoded flame graph (`sides` 1) or difference (2), which somebody else may have written.
+
+    Raises:
+        ValueError, IndexError: it is none: a bar without a parent, of negative width, or with a name that is not there; or it
+            is so large that its stacks would take much memory.
+    """
+    room = _MAX_UNFOLDED
+    found: tuple[Folded, ...] = tuple({} for _ in range(sides))
+    size = 3 * sides + 1
+    parents: list[tuple[int, tuple[str, ...]]] = []  # where each bar of the level above ends, and its path
+    for depth, values in enumerate(levels):
+        if len(values) % size:
+            raise ValueError("a level of a flame graph has half a bar")
+        row: list[tuple[int, tuple[str, ...]]] = []
+        above, at = 0, 0
+        for begin in range(0, len(values), size):
+            *figures, name = values[begin : begin + size]
+            width = sum(figures[1::3])
+            at += sum(figures[0::3])
+            if min(figures) < 0 or width <= 0 or name < 0:
+                raise ValueError("a bar of a flame graph has no width")
+            path: tuple[str, ...] = ()
+            if depth:
+                while at >= parents[above][0]:
+                    above += 1
+                path = (*parents[above][1], names[name])
+                room -= depth
+                if room < 0:
+                    raise ValueError("a flame graph is larger than any of ours")
+            at += width
+            row.append((at, path))
+            for side, own in zip(found, figures[2::3], strict=True):
+                if own and path:
+                    side[path] = side.get(path, 0) + own
+        parents = row
+    return found
 
 
 def _encode(sides: Sequence[Folded], max_nodes: int) -> FlameGraph | None:

@@ -13,10 +13,16 @@ from sentinel_agent.api.app import make_app
 from sentinel_agent.api.context import Context
 from sentinel_agent.api.guard import Address, Guard
 from sentinel_agent.capture.base import Series, SeriesWindow
+from sentinel_agent.capture.heap import HeapCensus, HeapDocument, TypeTotal
+from sentinel_agent.capture.stacks import StackFrame
+from sentinel_agent.capture.task_groups import TaskEntry, TaskGroup, TasksDocument
+from sentinel_agent.capture.tracemalloc import Injection, LineGrowth, TracemallocDocument
 from sentinel_agent.core.model import Role, TargetId
 from sentinel_agent.errors import NoSuchTargetError
 from sentinel_agent.profile import pprof, speedscope
-from sentinel_agent.profile.record import ProfileRecord, RecordBuilder
+from sentinel_agent.profile.heap import HeapLine, HeapSite
+from sentinel_agent.profile.record import ProfileRecord, RecordBuilder, clean_name
+from sentinel_agent.proxy.records import RequestRecord
 from sentinel_agent.testing import make_target
 from tests.profile.records import HOSTILE
 from tests.store.helpers import START, incident_of, save
@@ -175,3 +181,93 @@ def hostile_recording(start: float) -> ProfileRecord:
             builder.thread(number + 1, name), frames, offset=float(number), weight=1.0, on_cpu=True, count=20
         )
     return builder.build()
+
+
+def evidence_files(names: Sequence[str] = ("Session",), start: float = START) -> dict[str, bytes]:
+    """The documents of a leak in the proxy, made of the types that the captures write; names of types, files and paths are `names`."""
+    types = tuple(TypeTotal(clean_name(name), 5000 - n, 2**20 - n) for n, name in enumerate(names))
+    census = HeapCensus(start, 120_000, types, torn=0, cut=False)
+    heap = HeapDocument(types, 10.0, True, msgspec.structs.replace(census, types=()), census, {"heap": 2**26})
+    lines = [HeapLine(clean_name(name), 7) for name in names]
+    growth = TracemallocDocument(
+        seconds=3.0,
+        ended_by="time",
+        was_on=False,
+        frames=1,
+        traces=400,
+        grown_bytes=len(names) * 2**20,
+        tracebacks=len(names),
+        overhead_bytes=2**20,
+        holds_us={},
+        lines=tuple(LineGrowth(line.file, line.line, 2**20, 512) for line in lines),
+        sites=tuple(HeapSite(2**20, 512, 2**21, 1024, (line,)) for line in lines),
+        injection=Injection("remote_exec", "0" * 64, 100, (50,)),
+    )
+    frame = StackFrame("fetch", "/app/gateway.py", 12)
+    waiting = TaskEntry("main", "pending", "serve", (frame,), "Task-2", 1, ())
+    children = [
+        TaskEntry(clean_name(name), "pending", clean_name(name) or "handle", (frame,), "Future", n, (1,))
+        for n, name in enumerate((*names, *names), 2)
+    ]
+    tasks = TasksDocument(
+        count=1 + len(children),
+        groups=(
+            TaskGroup(len(children), "handle", {"pending": len(children)}, (frame,), "Future", ("Task-2",)),
+        ),
+        tasks=(waiting, *children),
+    )
+    records = [
+        RequestRecord(
+            time=start - 2,
+            listener="main",
+            route="orders",
+            cluster="orders",
+            upstream="127.0.0.1:9000",
+            client="127.0.0.1",
+            method="GET",
+            path=clean_name(name),
+            host="shop",
+            status=504,
+            seconds=1.5,
+            upstream_seconds=1.4,
+            bytes_in=0,
+            bytes_out=100,
+            flags="UT",
+            trace="4bf92f3577b34da6a3ce929d0e0e4736",
+        )
+        for name in names
+    ]
+    requests = {
+        "time": start,
+        "last_heard_seconds": 0.1,
+        "in_flight_count": 1,
+        "in_flight": [
+            {
+                "request": f"GET {clean_name(names[0])}",
+                "route": "orders",
+                "on_loop": True,
+                "seconds": 0.4,
+                "trace": "",
+            }
+        ],
+        "slowest": records,
+        "failed": records,
+        "routes": [
+            {
+                "listener": "main",
+                "route": "orders",
+                "requests": 1000,
+                "errors": 12,
+                "in_flight": 1,
+                "rate": 120.0,
+                "rate_before": 80.0,
+                "flags": {"UT": 12},
+                "latency_p50": 0.004,
+                "latency_p99": 1.5,
+                "own_p99": None,
+            }
+        ],
+        "records_dropped": 0,
+    }
+    documents = {"heap": heap, "tracemalloc": growth, "tasks": tasks, "requests": requests}
+    return {f"{name}.json": msgspec.json.encode(document) for name, document in documents.items()}

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from sentinel_agent.api.app import make_app
-from sentinel_agent.api.context import Context
 from sentinel_agent.profile import pprof, speedscope
 from tests import needs
-from tests.api.support import LOOPBACK, MadeUpAgent, files_of, recording, save_spike
+from tests.api.support import MadeUpAgent, evidence_files, files_of, recording, save_spike, served
 from tests.profile.records import HOSTILE
 from tests.store.helpers import START, save
 
@@ -39,32 +37,24 @@ async def opened(
     chromium: str, store: Store, clock: Any, *, path: str = "/", live: Any = None, **options: Any
 ) -> AsyncIterator[Any]:
     """A page of a running application; a word in the console, a script error or a request elsewhere fails the test."""
-    web = import_module("aiohttp.web")
-    runner = web.AppRunner(make_app(Context(store, clock, LOOPBACK, live)), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    base = f"http://127.0.0.1:{runner.addresses[0][1]}"
     trouble: list[str] = []
     playwright = import_module("playwright.async_api")
-    try:
-        async with playwright.async_playwright() as driver:
-            browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            context = await browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-            page = await context.new_page()
-            page.on("console", lambda message: trouble.append(f"console: {message.text}"))
-            page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-            page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
-            page.on(
-                "request",
-                lambda request: (
-                    trouble.append(request.url) if not request.url.startswith((base, "blob:")) else None
-                ),
-            )
-            await page.goto(base + path)
-            yield page
-            await browser.close()
-    finally:
-        await runner.cleanup()
+    async with served(store, clock, live) as base, playwright.async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        context = await browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        page = await context.new_page()
+        page.on("console", lambda message: trouble.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
+        page.on(
+            "request",
+            lambda request: (
+                trouble.append(request.url) if not request.url.startswith((base, "blob:")) else None
+            ),
+        )
+        await page.goto(base + path)
+        yield page
+        await browser.close()
     assert trouble == []
 
 
@@ -144,7 +134,7 @@ async def test_hostile_names_are_only_names(store: Store, fake_clock: FakeClock,
         {"function": name.encode("utf-8", "backslashreplace").decode(), "file": "/<b>/\u202eyp.x", "line": 1}
         for name in names
     ]
-    files = files_of(record, START)
+    files = files_of(record, START) | evidence_files(names)
     files["stacks.json"] = msgspec.json.encode(
         {
             "threads": [
@@ -158,23 +148,19 @@ async def test_hostile_names_are_only_names(store: Store, fake_clock: FakeClock,
             ]
         }
     )
-    files["tasks.json"] = msgspec.json.encode(
+    tasks = msgspec.json.decode(files["tasks.json"])
+    tasks["groups"] = [
         {
             "count": 9,
-            "groups": [
-                {
-                    "count": 9,
-                    "coroutine": frame["function"],
-                    "states": {},
-                    "frames": [frame],
-                    "waiting_on": "<i>",
-                    "names": [],
-                }
-                for frame in frames
-            ],
-            "tasks": [],
+            "coroutine": frame["function"],
+            "states": {},
+            "frames": [frame],
+            "waiting_on": "<i>",
+            "names": [],
         }
-    )
+        for frame in frames
+    ]
+    files["tasks.json"] = msgspec.json.encode(tasks)
     timeline = msgspec.json.decode(speedscope.encode(record, since=START))
     timeline["shared"]["frames"] += [{"name": frame["function"], "file": frame["file"]} for frame in frames]
     for number in range(len(frames)):
@@ -194,6 +180,8 @@ async def test_hostile_names_are_only_names(store: Store, fake_clock: FakeClock,
         await page.locator(".flame canvas").hover()
         for summary in await page.locator("section[aria-label='Tasks'] summary").all():
             await summary.click()
+        await page.get_by_role("button", name="Who awaits whom").click()
+        await page.locator(".branch details").nth(3).wait_for()
         assert await page.locator("main script, main img, main svg, main b b, main i i").count() == 0
         assert "\u202e" not in await page.locator("main").inner_text()
         assert "<script>alert(1)</script>" in await page.locator("main h1").inner_text()
@@ -259,6 +247,32 @@ async def test_findings_come_first(store: Store, fake_clock: FakeClock, chromium
         await card.get_by_text("What is not known").click()
         assert "locks: not read" in await card.inner_text()
         await shoot(page, "findings")
+
+
+@pytest.mark.timeout(180)
+async def test_a_leak_in_the_proxy(store: Store, fake_clock: FakeClock, chromium: str) -> None:
+    """Objects, allocations, requests and who awaits whom are shown as the captures wrote them."""
+    saved = save(store, files=files_of(recording(START - 15, spike=15), START) | evidence_files())
+    async with opened(chromium, store, fake_clock, path=f"/#/incidents/{saved}") as page:
+        await page.locator(".answer").wait_for()
+        objects = await page.get_by_role("region", name="Objects that grew").inner_text()
+        assert "Session" in objects
+        assert "+5,000" in objects
+        assert "full collection in between" in objects
+        assert "Session:7" in await page.get_by_role("region", name="Lines that allocated").inner_text()
+        assert "on the loop" in await page.get_by_role("region", name="Requests under way").inner_text()
+        failed = await page.get_by_role("region", name="Failed requests").inner_text()
+        assert "504 UT" in failed
+        assert "4bf92f3577b34da6" in failed
+        assert "12 (1.2 %)" in await page.get_by_role("region", name="Routes").inner_text()
+        tasks = page.get_by_role("region", name="Tasks")
+        await tasks.get_by_role("button", name="Who awaits whom").press("Enter")
+        top = tasks.locator(".branch.first > details")
+        assert await top.count() == 1
+        assert "serve" in await top.locator("> summary").inner_text()
+        assert "2 \u00d7 Session" in await top.locator(".branch > details > summary").inner_text()
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await shoot(page, "leak")
 
 
 @pytest.mark.timeout(180)

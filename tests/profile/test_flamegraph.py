@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_agent.profile.flamegraph import FlameGraph, Folded, below, difference, flame_graph
+from sentinel_agent.profile.flamegraph import FlameGraph, Folded, below, difference, flame_graph, unfold
 
 STACKS = st.dictionaries(
     st.lists(st.sampled_from(["a", "b", "c", "other", "d"]), min_size=1, max_size=6).map(tuple),
@@ -51,6 +54,7 @@ def test_every_stack_comes_back(stacks: Folded) -> None:
     graph = flame_graph(stacks, ALL)
     assert read(graph) == without_nothing(stacks)
     if graph:
+        assert unfold(graph.names, graph.levels, 1) == (without_nothing(stacks),)
         assert graph.names[0] == "total"
         assert graph.levels[0] == (0, sum(stacks.values()), 0, 0)
         assert graph.max_self == max(stacks.values())
@@ -79,6 +83,20 @@ def test_a_difference_holds_both_sides(left: Folded, right: Folded) -> None:
     assert (graph.left_ticks, graph.right_ticks) == (sum(left.values()), sum(right.values()))
     assert read(graph, 7, 0) == without_nothing(left)
     assert read(graph, 7, 1) == without_nothing(right)
+    assert unfold(graph.names, graph.levels, 2) == (without_nothing(left), without_nothing(right))
+
+
+@given(st.lists(st.lists(st.integers(-3, 12), max_size=12), max_size=5), st.sampled_from([1, 2]))
+def test_what_is_no_flame_graph_is_refused(levels: list[list[int]], sides: int) -> None:
+    """By an error that its reader knows, or it is read; never by another."""
+    with contextlib.suppress(ValueError, IndexError):
+        unfold(["total", "a"], levels, sides)
+
+
+def test_a_flame_graph_that_would_fill_the_memory_is_refused() -> None:
+    """A few kilobytes can describe gigabytes of stacks."""
+    with pytest.raises(ValueError, match="larger"):
+        unfold(["total"], [[0, 1, 0, 0]] * 5000, 1)
 
 
 def test_nothing_is_no_graph() -> None:

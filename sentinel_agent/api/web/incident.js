@@ -1,7 +1,8 @@
 // One incident: the answer first, then the evidence, then the files.
 
 import { ApiError, get, request, save } from "./api.js";
-import { ago, date, duration, figure, h, percent, reading, shortPath, shown, size } from "./dom.js";
+import { ago, date, duration, figure, h, percent, reading, shown, size } from "./dom.js";
+import { allocationCard, heapCard, requestCards, taskCard, threadCard } from "./evidence.js";
 import { hottest, originOf, readTimeline, treeOf } from "./profile.js";
 import { StackExplorer } from "./stacks.js";
 
@@ -17,10 +18,11 @@ export async function incidentPage(main, id, signal) {
   const has = new Set(incident.artifacts.map((/** @type {any} */ artifact) => artifact.name));
   /** @param {string} name */
   const file = async (name) => (has.has(name) ? get(path(id, name), signal).catch(fault) : null);
-  const names = ["series.json", "stacks.speedscope.json", "tasks.json", "stacks.json", "findings.json"];
-  const [series, stacks, tasks, threads, found] = await Promise.all(names.map(file));
+  const names = ["series.json", "stacks.speedscope.json", "tasks.json", "stacks.json", "findings.json", "heap.json", "tracemalloc.json", "requests.json"];
+  const read = await Promise.all(names.map(file));
+  const [series, stacks, tasks, threads, found, heap, allocations, requests] = read;
   const timeline = stacks?.profiles ? readTimeline(stacks) : null;
-  const faults = [series, stacks, tasks, threads, found].filter((each) => each instanceof ApiError).map((each) => each.message);
+  const faults = read.filter((each) => each instanceof ApiError).map((each) => each.message);
   const explorer = new StackExplorer();
   main.replaceChildren(
     head(incident, main),
@@ -28,8 +30,11 @@ export async function incidentPage(main, id, signal) {
     facts(incident),
     ...(timeline || series?.metrics ? [explorer.timelineCard] : []),
     ...(timeline ? [explorer.flameCard, explorer.hotCard] : []),
-    ...(tasks?.groups ? [taskGroups(tasks)] : []),
-    ...(threads?.threads ? [threadStacks(threads)] : []),
+    ...(requests?.in_flight ? requestCards(requests) : []),
+    ...(heap?.growth ? [heapCard(heap)] : []),
+    ...(allocations?.lines ? [allocationCard(allocations)] : []),
+    ...(tasks?.groups ? [taskCard(tasks)] : []),
+    ...(threads?.threads ? [threadCard(threads)] : []),
     h("div", { class: "two" }, files(incident), ...(incident.captures.length ? [captures(incident)] : [])),
   );
   document.title = `${shown(incident.rule)} · Sentinel Agent`;
@@ -178,52 +183,6 @@ function facts(incident) {
     { class: "card body", "aria-label": "Facts" },
     h("dl", { class: "facts" }, pairs.map(([name, value, more]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, more ? h("div", { class: "faint" }, more) : "")))),
     target.command?.length ? h("p", { class: "faint mono" }, target.command.join(" ")) : "",
-  );
-}
-
-/** @param {any} tasks */
-function taskGroups(tasks) {
-  const most = tasks.groups[0]?.count || 1;
-  return h(
-    "section",
-    { class: "card", "aria-label": "Tasks" },
-    h("header", {}, h("h2", {}, "Tasks"), h("span", { class: "note" }, `${figure(tasks.count)}, grouped by await chain`)),
-    ...tasks.groups.slice(0, LISTED).map((/** @type {any} */ group, /** @type {number} */ at) => {
-      const fill = h("span");
-      fill.style.width = `${(group.count / most) * 100}%`;
-      return h(
-        "details",
-        { open: at === 0 },
-        h("summary", {}, h("b", {}, figure(group.count)), " ", h("span", { class: "mono" }, group.coroutine), group.waiting_on ? h("span", { class: "soft" }, ` waiting on ${group.waiting_on}`) : "", h("span", { class: "bar", "aria-hidden": "true" }, fill)),
-        frameList(group.frames),
-      );
-    }),
-  );
-}
-
-/** @param {any} found */
-function threadStacks(found) {
-  return h(
-    "section",
-    { class: "card", "aria-label": "Threads" },
-    h("header", {}, h("h2", {}, "Threads"), h("span", { class: "note" }, "at the moment of the capture, innermost frame first")),
-    ...found.threads.slice(0, LISTED).map((/** @type {any} */ thread) =>
-      h(
-        "details",
-        { open: found.threads.length === 1 },
-        h("summary", {}, thread.name || "thread", " ", h("span", { class: "faint" }, String(thread.native_id)), " ", h("span", { class: thread.state === "running" ? "tag hot" : "tag" }, thread.state), thread.gil ? h("span", { class: "tag" }, "holds the GIL") : "", " ", h("span", { class: "soft mono" }, thread.frames[0]?.function ?? "no Python frame")),
-        frameList(thread.frames),
-      ),
-    ),
-  );
-}
-
-/** @param {any[]} frames */
-function frameList(frames) {
-  return h(
-    "ol",
-    { class: "stack" },
-    frames.map((frame) => h("li", {}, frame.function, " ", h("span", { class: "soft", title: frame.file }, `${shortPath(frame.file)}:${frame.line}`))),
   );
 }
 
