@@ -125,6 +125,19 @@ def test_a_caller_that_speaks_sw8_is_referred_to() -> None:
     assert found["spans"][1]["parentSpanId"] == 0
 
 
+def test_what_a_caller_correlates_is_a_tag_where_it_is_asked_for() -> None:
+    """Keys that the settings name, on the span that has them; nothing else of the header is told."""
+    carried = SkyWalking("t", "mine", 0, correlation={"tenant": "a", "secret": "b"})
+    entry = span(1, skywalking=carried)
+    for asked, tags in ((["tenant", "other"], {"tenant": "a"}), ([], {})):
+        found = made(correlation_tags=asked).encode("spans", [(entry,)])
+        assert found is not None
+        ((_, messages),) = msgspec.msgpack.decode(found)[0]
+        (segment,) = decoded("SegmentCollection", messages)[0]["segments"]
+        told = {each["key"]: each["value"] for each in segment["spans"][0]["tags"]}
+        assert {key: told[key] for key in ("tenant", "secret", "other") if key in told} == tags
+
+
 def test_places_within_a_segment() -> None:
     """A retried request has two Exit spans below its Entry; an internal span alone is a segment of its own."""
     server, client = group(7)
