@@ -287,7 +287,8 @@ class SkyWalkingExporter:
             if method == _METERS and self._options.protocol == "http":
                 return "OK: the instance is kept alive; over HTTP SkyWalking takes no readings"
             await self._wire.call(method, messages)
-        return f"OK: {sum(len(messages) for _, messages in batch.calls)} messages"
+        count = sum(len(messages) for _, messages in batch.calls)
+        return f"OK: {count} message{'s' * (count != 1)}"
 
     async def _introduce(self, service: str, instance: str, facts: dict[str, str], now: float) -> None:
         who = (service, instance)

@@ -291,13 +291,14 @@ async def _retired(entry: _Entry, tasks: Sequence[asyncio.Future[None]], stop: a
     await _closed(entry)
     for line in entry.lines:
         status = line.status()
-        log.info(
-            "exporter %s: its settings have changed; %d %s wait on disk, lost since the start: %s",
-            line.name,
-            status.waiting,
-            line.signal,
-            status.lost or "nothing",
-        )
+        if status.waiting or status.lost:
+            log.info(
+                "exporter %s: its settings have changed; %d %s wait on disk, lost since the start: %s",
+                line.name,
+                status.waiting,
+                line.signal,
+                status.lost or "nothing",
+            )
 
 
 class _Threads(ThreadPoolExecutor):
