@@ -33,7 +33,7 @@ from sentinel_agent.core.event import (
 )
 from sentinel_agent.errors import SentinelError, StoreError
 from sentinel_agent.export.base import ReadingSet
-from sentinel_agent.export.hub import make_hub
+from sentinel_agent.export.setup import make_hub, set_up
 from sentinel_agent.postmortem import Postmortem
 from sentinel_agent.probes.registry import load_registry
 from sentinel_agent.recorder.deck import SPOOL_SECONDS, make_deck
@@ -363,6 +363,10 @@ class Agent:
                 incidents_per_hour=settings.capture.max_incidents_per_hour,
                 bytes_per_hour=settings.capture.max_bytes_per_hour,
             )
+        if settings.exporters != before.settings.exporters:
+            await asyncio.to_thread(set_up, self.exports, settings.exporters, self._clock)
+            if self._http is not None:
+                self._http.metrics = self.exports.metrics_text
         if self._deck is not None:
             self._deck.overhead = settings.overhead.cpu / 100
         self._task_snapshots.overhead = settings.overhead.cpu / 100

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sentinel_agent.export.base import Blame, SendError
 from sentinel_agent.export.registry import needs
-from sentinel_exporters.http import printable
+from sentinel_exporters.http import printable, unreachable
 
 if TYPE_CHECKING:
     import ssl
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _WINDOW = 2**16
 _REFUSED = frozenset({"UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND"})
+_REMEDIES = {
+    "UNIMPLEMENTED": "the server's receiver for it is off",
+    "UNAUTHENTICATED": "see the exporter's `token`",
+    "PERMISSION_DENIED": "see the exporter's `token`",
+}
 _REJECTED = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION", "ALREADY_EXISTS"})
 
 
@@ -76,7 +81,10 @@ class GrpcSender:
         except GRPCError as error:
             name = error.status.name
             told = f"{name}: {printable(error.message)}" if error.message else name
-            raise SendError(f"{method}: {told}", blame(name)) from error
+            remedy = f"; {_REMEDIES[name]}" if name in _REMEDIES else ""
+            raise SendError(f"{method}: {told}{remedy}", blame(name)) from error
+        except ConnectionError as error:
+            raise SendError(unreachable(f"{self._host}:{self._port}", error)) from error
         except (OSError, ProtocolError, StreamTerminatedError, ValueError) as error:
             raise SendError(printable(f"{type(error).__name__}: {error}")) from error
 

@@ -52,24 +52,33 @@ def segment(
     trace_id: str,
     segment_id: str,
     component: int,
+    correlated: Sequence[str] = (),
 ) -> bytes:
-    """A SegmentObject; `places` are the (span id, parent span id) of each span within it."""
+    """A SegmentObject; `places` are the (span id, parent span id) of each span within it.
+
+    Of what a caller's correlation carried, the keys in `correlated` become tags.
+    """
     first = spans[0]
     return b"".join(
         (
             text(1, trace_id),
             text(2, segment_id),
-            *(block(3, _span(span, place, component)) for span, place in zip(spans, places, strict=True)),
+            *(
+                block(3, _span(span, place, component, correlated))
+                for span, place in zip(spans, places, strict=True)
+            ),
             text(4, first.service),
             text(5, instance_of(first.service, first.instance)),
         )
     )
 
 
-def _span(span: Span, place: tuple[int, int], component: int) -> bytes:
+def _span(span: Span, place: tuple[int, int], component: int, correlated: Sequence[str]) -> bytes:
     own = span.skywalking
     start = span.start // 1_000_000
     tags = {_TAGS.get(name, name): as_text(value) for name, value in span.attributes.items()}
+    if correlated and own is not None:
+        tags |= {key: own.correlation[key] for key in correlated if key in own.correlation}
     failure = {"event": "error", "message": span.status_message} if span.status_message else {}
     end = (span.start + span.duration) // 1_000_000
     return b"".join(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -29,6 +30,12 @@ Url = Annotated[str, Meta(pattern=r"^https?://[^\s/?#]+", max_length=2000)]
 
 _REFUSED = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 421, 426, 431, 451, 501, 505})
 _PASSING = frozenset({408, 409, 423, 425, 429})
+_REMEDIES = {
+    401: "see the exporter's `token` and `headers`",
+    403: "see the exporter's `token` and `headers`",
+    404: "is its `url` right, and does that server take this signal?",
+    405: "is its `url` right, and does that server take this signal?",
+}
 
 
 class HttpOptions(ExporterOptions, frozen=True, kw_only=True):
@@ -75,6 +82,11 @@ def printable(text: str, limit: int = 200) -> str:
     return " ".join(kept.split())
 
 
+def unreachable(address: str, error: OSError) -> str:
+    """Why there is no connection, in words."""
+    return printable(f"cannot connect to {address}: {os.strerror(error.errno) if error.errno else error}")
+
+
 class HttpSender:
     """One session, made when it is first used, on the loop that uses it."""
 
@@ -105,6 +117,8 @@ class HttpSender:
                 answer = await _begin_of(response)
                 if not response.content.at_eof():
                     response.close()
+        except aiohttp.ClientConnectorError as error:
+            raise SendError(unreachable(f"{error.host}:{error.port}", error.os_error)) from error
         except aiohttp.ClientError as error:
             raise SendError(printable(f"{type(error).__name__}: {error}")) from error
         except (OSError, ValueError, UnicodeError) as error:  # a name that is no host, a header that is none
@@ -112,9 +126,11 @@ class HttpSender:
         words = f"{response.status} {_phrase(response.status)}"
         if 200 <= response.status < 300:
             return words, answer
-        told = printable(answer.decode("utf-8", "replace"))
+        told = printable(answer.decode("utf-8", "replace")).removeprefix(words)
+        remedy = _REMEDIES.get(response.status)
         wait = retry_after(response.headers.get("Retry-After"), self._clock.wall())
-        raise SendError(words + (f": {told}" if told else ""), blame(response.status), retry_after=wait)
+        found = words + (f": {told}" if told else "") + (f"; {remedy}" if remedy else "")
+        raise SendError(found, blame(response.status), retry_after=wait)
 
     def _made(self) -> aiohttp.ClientSession:
         import aiohttp  # noqa: PLC0415 - as above

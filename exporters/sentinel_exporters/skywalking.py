@@ -104,6 +104,10 @@ class Options(ExporterOptions, frozen=True, kw_only=True):
     component: Annotated[
         int, Meta(ge=0, le=2**31 - 1, description="component id of spans: 7000 is Python, 5003 MOSN")
     ] = 7000
+    correlation_tags: Annotated[
+        tuple[str, ...],
+        Meta(description="keys of a caller's sw8-correlation that become tags of the request's Entry span"),
+    ] = ()
     interval: Annotated[
         Duration, Meta(ge=0.05, le=300, description="time in which items become one batch")
     ] = 5.0
@@ -175,6 +179,7 @@ class SkyWalkingExporter:
                     trace_id=trace_id,
                     segment_id=segment_id,
                     component=self._options.component,
+                    correlated=self._options.correlation_tags,
                 )
             )
             who = _named_so(spans[0].service, spans[0].instance)
@@ -282,7 +287,8 @@ class SkyWalkingExporter:
             if method == _METERS and self._options.protocol == "http":
                 return "OK: the instance is kept alive; over HTTP SkyWalking takes no readings"
             await self._wire.call(method, messages)
-        return f"OK: {sum(len(messages) for _, messages in batch.calls)} messages"
+        count = sum(len(messages) for _, messages in batch.calls)
+        return f"OK: {count} message{'s' * (count != 1)}"
 
     async def _introduce(self, service: str, instance: str, facts: dict[str, str], now: float) -> None:
         who = (service, instance)

@@ -108,8 +108,8 @@ class Reloader:
         return done.loaded
 
 
-_LIVE = ("sampler", "capture", "postmortem", "store", "overhead")
-_AT_START = ("target", "recorder", "limits", "data_dir", "listen", "log", "exporters")
+_LIVE = ("sampler", "capture", "postmortem", "store", "overhead", "exporters")
+_AT_START = ("target", "recorder", "limits", "data_dir", "listen", "log")
 
 
 def differences(before: Loaded, after: Loaded) -> tuple[str, ...]:

@@ -2,37 +2,34 @@
 
 The thread has its own event loop, so no connection, answer or encoding is ever on the loop that ticks. Offering is an
 append to a deque per exporter that wants the signal. At the end the lines get a deadline together; what is then not
-delivered is on disk for the next start, or counted.
+delivered is on disk for the next start, or counted. `replace` only says what shall be: the thread sees to it that entries
+that are no longer wanted end, and those that are new begin, and that of one name never two are at work.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
-import os
 import random
-import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from sentinel_agent import __version__
 from sentinel_agent.core.event import IncidentSealed
-from sentinel_agent.export.base import ExportedEvent, ExporterContext, LineStatus, SendError
+from sentinel_agent.export.base import ExportedEvent, LineStatus, SendError
 from sentinel_agent.export.line import Line
-from sentinel_agent.export.registry import Made, as_exporter, as_view, installed, make
+from sentinel_agent.export.registry import Made, as_exporter, as_view
+from sentinel_agent.export.slot import spool_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sentinel_agent.clock import Clock
     from sentinel_agent.core.event import Event
     from sentinel_agent.export.base import (
         Exporter,
-        ExporterFactory,
         ExporterOptions,
         Item,
         Signal,
@@ -46,11 +43,21 @@ _T = TypeVar("_T")
 
 STOP_SECONDS = 2.0
 """How long a stop waits for what is still to be delivered."""
-_SLOTS = 8
-"""Agents that may share a data directory and spool."""
+RETIRE_SECONDS = 1.0
+"""How long an exporter whose settings have changed may deliver what it still holds, before its spool is handed over."""
 _FAULTS_SAID = 100
 _LAST_WORDS = 0.5
 """After the deadline: time for cancelled requests to end and for the disk."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Entry:
+    """One entry of the settings: an exporter with its lines, a view, or neither where it could not be made."""
+
+    made: Made
+    exporter: Exporter | None
+    view: View | None
+    lines: tuple[Line, ...]
 
 
 class Hub:
@@ -65,40 +72,64 @@ class Hub:
     ) -> None:
         """Take what `registry.make` made. Spools are below `folder`; None: nothing goes to disk."""
         self._clock = clock
-        self._lines: dict[Signal, list[Line]] = {}
-        self._views: dict[Signal, list[View]] = {}
-        self._exporters: list[tuple[str, Exporter]] = []
-        self._faulty: list[Made] = []
+        self._chance = chance
+        self._folder = folder
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._running = False
         self._stop = asyncio.Event()
+        self._replaced = asyncio.Event()
         self._deadline = STOP_SECONDS
-        self._folder = folder
-        self._view: View | None = None
         self._said: set[str] = set()
-        for made in entries:
-            self._take_up(made, chance)
+        self._use({made.name: self._entry(made) for made in entries})
 
-    def _take_up(self, made: Made, chance: Callable[[], float]) -> None:
-        if (view := as_view(made)) is not None:
-            self._view = self._view or view
-            for signal in made.signals:
-                self._views.setdefault(signal, []).append(view)
-            return
-        exporter = as_exporter(made)
-        if exporter is None:
-            self._faulty.append(made)
+    def _entry(self, made: Made) -> _Entry:
+        view, exporter = as_view(made), as_exporter(made)
+        if view is None and exporter is None:
             log.error("exporter %s is not used: %s", made.name, made.fault)
-            return
-        self._exporters.append((made.name, exporter))
-        for signal in made.signals:
-            line = Line(made.name, signal, exporter, made.options, clock=self._clock, chance=chance)
-            self._lines.setdefault(signal, []).append(line)
+        lines = []
+        if exporter is not None:
+            lines = [
+                Line(made.name, signal, exporter, made.options, clock=self._clock, chance=self._chance)
+                for signal in made.signals
+            ]
+        return _Entry(made, exporter, view, tuple(lines))
+
+    def _use(self, entries: dict[str, _Entry]) -> None:
+        """Offer to these from now on."""
+        lines: dict[Signal, list[Line]] = {}
+        views: dict[Signal, list[View]] = {}
+        for entry in entries.values():
+            for line in entry.lines:
+                lines.setdefault(line.signal, []).append(line)
+            for signal in entry.made.signals if entry.view is not None else ():
+                assert entry.view is not None
+                views.setdefault(signal, []).append(entry.view)
+        self._entries, self._lines, self._views = entries, lines, views
+
+    def replace(
+        self, wanted: Mapping[str, ExporterOptions], made: Callable[[str, ExporterOptions], Made]
+    ) -> None:
+        """Put other settings in force. What has not changed goes on as it is; `made` makes the rest, which may take long.
+
+        On any thread, one at a time.
+        """
+        known = self._entries
+        found = {}
+        for name, options in wanted.items():
+            old = known.get(name)
+            same = old is not None and not old.made.fault and old.made.options == options
+            found[name] = old if old is not None and same else self._entry(made(name, options))
+        self._use(found)
+        if self._thread is not None:
+            self._call(self._replaced.set)
+        elif self._running:
+            self.start()
 
     @property
     def lines(self) -> tuple[Line, ...]:
         """Every line."""
-        return tuple(line for lines in self._lines.values() for line in lines)
+        return tuple(line for entry in self._entries.values() for line in entry.lines)
 
     def wants(self, signal: Signal) -> bool:
         """Whether offering such items is worth making them."""
@@ -136,7 +167,8 @@ class Hub:
 
         It takes milliseconds: call it in a thread.
         """
-        return self._view.render if self._view is not None else None
+        view = next((entry.view for entry in self._entries.values() if entry.view is not None), None)
+        return view.render if view is not None else None
 
     def statistics(self) -> tuple[LineStatus, ...]:
         """Every line as it is now, and the entries that could not be used."""
@@ -144,7 +176,8 @@ class Hub:
             *(line.status() for line in self.lines),
             *(
                 LineStatus(made.name, made.kind, "", "refused", 0, 0, 0, 0, 0, {}, (), last_error=made.fault)
-                for made in self._faulty
+                for made in (entry.made for entry in self._entries.values())
+                if made.exporter is None
             ),
         )
 
@@ -152,6 +185,7 @@ class Hub:
 
     def start(self) -> None:
         """Begin to deliver. Without exporters that send there is no thread."""
+        self._running = True
         if self._lines and self._thread is None:
             self._thread = threading.Thread(target=self._main, name="sentinel-export", daemon=True)
             self._thread.start()
@@ -166,19 +200,24 @@ class Hub:
 
         A disk that hangs cannot hold it longer than half a second more: the thread is then left to its fate.
         """
+        self._running = False
         thread, self._thread = self._thread, None
         if thread is None:
             return
         self._deadline = deadline
-        loop = self._loop
-        if loop is not None:
-            try:
-                loop.call_soon_threadsafe(self._stop.set)
-            except RuntimeError:  # its loop has ended by a fault of its own
-                log.debug("the exporters' loop had ended")
+        self._call(self._stop.set)
         thread.join(deadline + _LAST_WORDS * 2)
         if thread.is_alive():
             log.error("exporters did not end within %.1f s; what they still held is lost", deadline + 1)
+
+    def _call(self, what: Callable[[], object]) -> None:
+        """Have the thread do something; it looks by itself when it begins."""
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(what)
+            except RuntimeError:  # its loop has ended by a fault of its own
+                log.debug("the exporters' loop had ended")
 
     def _main(self) -> None:
         try:
@@ -191,18 +230,31 @@ class Hub:
         self._loop.set_default_executor(_Threads())
         if self._thread is None:  # stopped before it began
             self._stop.set()
-        with _slot(self._folder) as folder:
-            for line in self.lines:
-                line.use_disk(folder)
-            running = [asyncio.ensure_future(self._guarded(line)) for line in self.lines]
-            await self._stop.wait()
-            await _end(running, _LAST_WORDS / 2)
-            drains = [asyncio.ensure_future(line.drain()) for line in self.lines]
-            await asyncio.wait(drains, timeout=self._deadline)
-            await _end(drains, _LAST_WORDS / 2)
-            for line in self.lines:
-                line.shelve()
-        await asyncio.gather(*(_closed(name, exporter) for name, exporter in self._exporters))
+        with spool_slot(self._folder) as folder:
+            working = await self._work(folder)
+            await _end([task for tasks in working.values() for task in tasks], _LAST_WORDS / 2)
+            lines = [line for entry in working for line in entry.lines]
+            await _drained(lines, self._deadline)
+        await asyncio.gather(*(_closed(entry) for entry in working))
+
+    async def _work(self, folder: Path | None) -> dict[_Entry, list[asyncio.Future[None]]]:
+        """Keep at work what shall be, until the stop; what then is, with its tasks."""
+        working: dict[_Entry, list[asyncio.Future[None]]] = {}
+        stop = asyncio.ensure_future(self._stop.wait())
+        while True:
+            self._replaced.clear()
+            wanted = {entry for entry in self._entries.values() if entry.exporter is not None}
+            old = {entry: working.pop(entry) for entry in tuple(working) if entry not in wanted}
+            await asyncio.gather(*(_retired(entry, tasks, stop) for entry, tasks in old.items()))
+            for entry in wanted - working.keys():
+                for line in entry.lines:
+                    line.use_disk(folder)
+                working[entry] = [asyncio.ensure_future(self._guarded(line)) for line in entry.lines]
+            if stop.done():
+                return working
+            replaced = asyncio.ensure_future(self._replaced.wait())
+            await asyncio.wait([stop, replaced], return_when=asyncio.FIRST_COMPLETED)
+            replaced.cancel()
 
     async def _guarded(self, line: Line) -> None:
         """A fault of our own in one line must end neither the others nor the thread."""
@@ -214,12 +266,39 @@ class Hub:
                 await self._clock.sleep(1.0)
 
 
-async def _closed(name: str, exporter: Exporter) -> None:
+async def _closed(entry: _Entry) -> None:
     try:
         async with asyncio.timeout(_LAST_WORDS / 2):
-            await exporter.close()
+            if entry.exporter is not None:
+                await entry.exporter.close()
     except Exception as error:  # noqa: BLE001 - a stranger's exporter; the others must be closed too
-        log.debug("exporter %s did not close: %r", name, error)
+        log.debug("exporter %s did not close: %r", entry.made.name, error)
+
+
+async def _drained(lines: Sequence[Line], seconds: float, *until: asyncio.Future[Any]) -> None:
+    """Deliver what is left for so long, or until something else is done; the rest goes to disk."""
+    drains = asyncio.gather(*(line.drain() for line in lines), return_exceptions=True)
+    await asyncio.wait([drains, *until], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    await _end([drains], _LAST_WORDS / 2)
+    for line in lines:
+        line.shelve()
+
+
+async def _retired(entry: _Entry, tasks: Sequence[asyncio.Future[None]], stop: asyncio.Future[Any]) -> None:
+    """End what is no longer wanted; its successor finds on disk what could not be delivered."""
+    await _end(tasks, _LAST_WORDS / 2)
+    await _drained(entry.lines, RETIRE_SECONDS, stop)
+    await _closed(entry)
+    for line in entry.lines:
+        status = line.status()
+        if status.waiting or status.lost:
+            log.info(
+                "exporter %s: its settings have changed; %d %s wait on disk, lost since the start: %s",
+                line.name,
+                status.waiting,
+                line.signal,
+                status.lost or "nothing",
+            )
 
 
 class _Threads(ThreadPoolExecutor):
@@ -243,84 +322,13 @@ class _Threads(ThreadPoolExecutor):
         """Nothing to wait for."""
 
 
-async def _end(tasks: Sequence[asyncio.Future[None]], seconds: float) -> None:
+async def _end(tasks: Sequence[asyncio.Future[Any]], seconds: float) -> None:
     """Cancel what still runs and give it a moment."""
     late = [task for task in tasks if not task.done()]
     for task in late:
         task.cancel()
     if late:
         await asyncio.wait(late, timeout=seconds)
-
-
-@contextlib.contextmanager
-def _slot(folder: Path | None) -> Iterator[Path | None]:
-    """A folder below `folder` that no other agent uses, with what agents that have ended left in theirs.
-
-    None where there is none to be had; the reason is logged.
-    """
-    own: tuple[Path, int] | None = None
-    if folder is not None:
-        try:
-            for number in range(_SLOTS):
-                place = folder / str(number)
-                if own is not None and not place.exists():
-                    continue
-                held = _held(place)
-                if held is None:
-                    continue
-                if own is None:
-                    own = (place, held)
-                else:
-                    try:
-                        _adopt(own[0], place)
-                    finally:
-                        os.close(held)
-        except OSError as error:
-            log.warning("what waits for a backend may not be on disk: %s", error)
-    try:
-        yield own[0] if own is not None else None
-    finally:
-        if own is not None:
-            os.close(own[1])
-
-
-def _held(place: Path) -> int | None:
-    """A descriptor that locks the folder, which is made if need be; None if another process holds it."""
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        return None
-    return fd
-
-
-def _adopt(own: Path, left: Path) -> None:
-    """Move the batches of an agent that has ended to our folder."""
-    for path in left.glob("*/*/*.batch"):
-        place = own / path.parent.relative_to(left)
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.rename(place / path.name)
-
-
-def make_hub(
-    settings: Mapping[str, ExporterOptions],
-    data_dir: Path,
-    clock: Clock,
-    kinds: Mapping[str, ExporterFactory] | None = None,
-) -> Hub:
-    """The hub of the settings. The exporter `prometheus` is there even if they do not name it: `/metrics` needs it."""
-    known = installed() if kinds is None else kinds
-    host = socket.gethostname()
-    entries = [
-        make(name, options, ExporterContext(name, clock, __version__, host), known)
-        for name, options in settings.items()
-    ]
-    if "prometheus" in known and not any(made.kind == "prometheus" for made in entries):
-        context = ExporterContext("prometheus", clock, __version__, host)
-        entries.append(make("prometheus", known["prometheus"].Options(), context, known))
-    return Hub(entries, data_dir / "export", clock)
 
 
 async def try_out(exporter: Exporter, signal: Signal, item: Item, seconds: float) -> tuple[bool, str]:

@@ -147,7 +147,11 @@ class Line:
     def use_disk(self, folder: Path | None) -> None:
         """Spool below `folder`, and take up what is there. None: memory only."""
         if folder is not None and self._options.spool_bytes:
-            self._backlog.use(Spool(folder / self.name / self.signal, self._options.spool_bytes))
+            kind = (
+                self._options.kind or self.name
+            )  # another kind's batches are nothing that this one could send
+            place = self.name if kind == self.name else f"{self.name}@{kind}"
+            self._backlog.use(Spool(folder / place / self.signal, self._options.spool_bytes))
 
     async def run(self) -> None:
         """Pack and deliver until cancelled."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sentinel_agent import agent as module
-from sentinel_agent.core.event import IncidentSealed, LimitReached
+from sentinel_agent.core.event import IncidentSealed, LimitReached, SettingsReloaded
 from sentinel_agent.export.base import AgentReading, ExporterOptions, ReadingSet
 from sentinel_agent.export.hub import Hub
 from sentinel_agent.export.registry import Made
@@ -63,3 +63,18 @@ async def test_readings_events_and_the_agents_own_figures_are_offered(
     assert own.values["ticks"] > 0
     assert own.values["incidents_sealed"] == 2
     assert own.rules == (("spike", "shop/here/main", "cooling"),)
+
+
+async def test_changed_settings_of_exporters_need_no_restart(bench: Bench, pid: int) -> None:
+    """One that is added is listed within a poll, and one that is taken out is gone; the event says so."""
+    added = "exporters: {zipkin: {url: 'http://127.0.0.1:1'}}"
+    async with bench.running(pid, config(SPIKE)) as agent:
+        assert not agent.exports.lines
+        await bench.reload(config(SPIKE, extra=added))
+        assert [(line.name, line.signal) for line in agent.exports.lines] == [
+            ("zipkin", "spans"),
+            ("zipkin", "events"),
+        ]
+        await bench.reload(config(SPIKE))
+        assert not agent.exports.lines
+    assert [event.changes for event in bench.told(SettingsReloaded)] == [("settings of exporters",)] * 2

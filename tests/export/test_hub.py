@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from sentinel_agent.clock import SystemClock
 from sentinel_agent.core.event import SettingsRefused, TargetGone
 from sentinel_agent.errors import OperatorError
 from sentinel_agent.export.base import ExporterOptions, SendError, Signal
-from sentinel_agent.export.hub import Hub, make_hub, try_out
+from sentinel_agent.export.hub import Hub, try_out
 from sentinel_agent.export.registry import Made
+from sentinel_agent.export.setup import make_hub, set_up
 from sentinel_agent.sampler import Sampler
 from tests.agent.support import Gauge, series_of, until
 from tests.export.support import NOW, TARGET, Scripted, group, readings, span
@@ -212,6 +215,95 @@ def test_an_entry_that_cannot_be_used_is_shown_and_stops_nothing(tmp_path: Path)
     }
     assert hub.wants("spans")
     assert hub.metrics_text is None
+
+
+class Numbered(Scripted):
+    """Keeps a list of itself, so that a test can tell how many were made."""
+
+    made: ClassVar[list[Numbered]] = []
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+        self.made.append(self)
+
+
+async def test_changed_settings_are_in_force_at_once(tmp_path: Path) -> None:
+    """What is unchanged goes on, what is new begins, what is changed takes over the backlog on disk, what is gone ends."""
+    Numbered.made.clear()
+    kinds: Any = {"one": Numbered, "two": Numbered}
+    hub = make_hub({"one": SOON}, tmp_path, CLOCK, kinds)
+    hub.start()
+    (first,) = Numbered.made
+    first.down = SendError("down")
+    hub.offer("spans", (span(1),))
+    await until(lambda: first.attempts)
+
+    await asyncio.to_thread(set_up, hub, {"one": SOON, "two": SOON}, CLOCK, kinds)
+    first, second = Numbered.made
+    hub.offer("spans", (span(2),))
+    await until(lambda: second.ids() == [2])
+    assert not first.closed
+
+    changed = msgspec.structs.replace(SOON, batch=7)
+    await asyncio.to_thread(set_up, hub, {"one": changed, "two": SOON}, CLOCK, kinds)
+    first, second, third = Numbered.made
+    hub.offer("spans", (span(3),))
+    await until(lambda: third.ids() == [1, 2, 3] and second.ids() == [2, 3])
+    assert first.closed
+    assert not second.closed
+
+    await asyncio.to_thread(set_up, hub, {}, CLOCK, kinds)
+    assert not hub.wants("spans")
+    await until(lambda: second.closed and third.closed)
+    await hub.close()
+    assert not list(tmp_path.rglob("*.batch"))
+    assert len(Numbered.made) == 3
+
+
+async def test_the_first_exporter_may_come_later_and_another_kind_takes_over_nothing(tmp_path: Path) -> None:
+    """Without exporters there is no thread until there is one; batches of another kind stay where they are."""
+    Numbered.made.clear()
+    kinds: Any = {"one": Numbered, "two": Numbered}
+    hub = make_hub({}, tmp_path, CLOCK, kinds)
+    hub.start()
+    assert hub._thread is None
+    set_up(hub, {"out": msgspec.structs.replace(SOON, kind="one")}, CLOCK, kinds)
+    (first,) = Numbered.made
+    first.down = SendError("down")
+    hub.offer("spans", (span(1),))
+    await until(lambda: first.attempts)
+    set_up(hub, {"out": msgspec.structs.replace(SOON, kind="two")}, CLOCK, kinds)
+    hub.offer("spans", (span(2),))
+    await until(lambda: Numbered.made[1].ids() == [2])
+    await hub.close()
+    (left,) = tmp_path.rglob("*.batch")
+    assert left.parts[-3] == "out@one"
+
+
+async def test_a_stop_does_not_wait_for_what_is_being_replaced(tmp_path: Path) -> None:
+    """An exporter that hangs and was replaced a moment before the end costs no time of its own."""
+
+    class Hanging(Scripted):
+        def __init__(self, *_: object) -> None:
+            super().__init__()
+
+        async def send(self, signal: Signal, body: bytes) -> str:
+            self.attempts += 1
+            await asyncio.sleep(3600)
+            return "never"
+
+    kinds: Any = {"one": Hanging}
+    hub = make_hub({"one": SOON}, tmp_path, CLOCK, kinds)
+    hub.start()
+    thread = hub._thread
+    assert thread is not None
+    hub.offer("spans", (span(1),))
+    await until(lambda: any(line.status().waiting for line in hub.lines))
+    set_up(hub, {"one": msgspec.structs.replace(SOON, batch=7)}, CLOCK, kinds)
+    await asyncio.to_thread(hub.stop, 0.1)
+    await asyncio.to_thread(thread.join, 10)
+    assert not thread.is_alive()
+    assert len(list(tmp_path.rglob("*.batch"))) == 1
 
 
 async def test_one_item_is_tried_out_and_the_answer_told() -> None:

@@ -57,7 +57,7 @@ async def test_a_status_says_whose_fault_it_is(code: int, whose: str) -> None:
             await post(server)
     assert raised.value.blame == whose == blame(code)
     assert raised.value.message.startswith(f"{code} ")
-    assert raised.value.message.endswith("no [31m way")
+    assert raised.value.message.partition(";")[0].endswith("no [31m way")
     assert len(server.requests) == 1  # a redirect is not followed
 
 

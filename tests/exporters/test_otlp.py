@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -14,6 +16,19 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed, TargetGone
 from sentinel_agent.core.span import Endpoint, SpanEvent
@@ -22,6 +37,9 @@ from sentinel_exporters._common import incident_ids
 from sentinel_exporters.otlp import Options, OtlpExporter
 from tests.export.support import NOW, TARGET, group, readings, span
 from tests.exporters.support import context, incident, options, serving, status
+
+if TYPE_CHECKING:
+    from sentinel_agent.core.span import Span
 
 
 def made(url: str = "http://127.0.0.1:4318") -> OtlpExporter:
@@ -85,6 +103,64 @@ def test_a_service_is_a_resource() -> None:
         {"service.name": "other"},
     ]
     assert made().encode("spans", [(span(3, sampled=False),)]) is None
+
+
+def test_opentelemetrys_sdk_would_send_the_same() -> None:
+    """Its model and its encoder, given the same spans and readings, make the same messages but for flags and an empty status."""
+    server, client = group(7)
+    failed = span(
+        9,
+        status="error",
+        status_message="reset",
+        parent_id=server.span_id,
+        events=(SpanEvent(5, "x", {"n": 2}),),
+    )
+    of = {"service.name": "gateway", "service.instance.id": "host-1"}
+    ours = ExportTraceServiceRequest.FromString(body("spans", (server, client), (failed,)))
+    (resource,) = ours.resource_spans
+    scope = InstrumentationScope(resource.scope_spans[0].scope.name)
+
+    def theirs(each: Span, found: Any) -> ReadableSpan:
+        flags = TraceFlags(TraceFlags.SAMPLED)
+        trace = int(each.trace_id, 16)
+        return ReadableSpan(
+            each.name,
+            SpanContext(trace, int(each.span_id, 16), is_remote=False, trace_flags=flags),
+            SpanContext(trace, int(each.parent_id, 16), is_remote=False, trace_flags=flags)
+            if each.parent_id
+            else None,
+            Resource(of),
+            plain(found.attributes),
+            tuple(Event(event.name, event.attributes, event.time) for event in each.events),
+            kind={"server": SpanKind.SERVER, "client": SpanKind.CLIENT}[each.kind],
+            instrumentation_scope=scope,
+            status=Status(StatusCode.ERROR, "reset") if each.status == "error" else Status(),
+            start_time=each.start,
+            end_time=each.start + each.duration,
+        )
+
+    made_by = zip((server, client, failed), resource.scope_spans[0].spans, strict=True)
+    encoded = encode_spans([theirs(each, found) for each, found in made_by])
+    for request in (encoded, ours):
+        for each in request.resource_spans[0].scope_spans[0].spans:
+            each.ClearField("flags")
+            if not each.status.ByteSize():
+                each.ClearField("status")
+    assert encoded == ours
+
+    ours_metrics = ExportMetricsServiceRequest.FromString(body("metrics", readings(NOW, threads=4.0)))
+    (told,) = ours_metrics.resource_metrics
+    (metric,) = told.scope_metrics[0].metrics
+    point = NumberDataPoint({}, 0, int(NOW * 1e9), 4.0)
+    same = Metric(
+        "process.thread.count",
+        metric.description,
+        "{thread}",
+        Sum([point], AggregationTemporality.CUMULATIVE, is_monotonic=False),
+    )
+    scoped = ScopeMetrics(InstrumentationScope(told.scope_metrics[0].scope.name), [same], "")
+    data = MetricsData([ResourceMetrics(Resource(plain(told.resource.attributes)), [scoped], "")])
+    assert encode_metrics(data) == ours_metrics
 
 
 def test_readings_have_the_names_of_the_conventions() -> None:
