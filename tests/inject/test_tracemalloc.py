@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,7 @@ import pytest
 from sentinel_agent.capture.tracemalloc import TracemallocCapture, TracemallocDocument
 from sentinel_agent.core.rule import CaptureSpec
 from sentinel_agent.errors import NotPermittedError, TargetError
-from sentinel_agent.findings.base import Finding
-from sentinel_agent.findings.judge import CHECKS
+from sentinel_agent.findings.judge import judge
 from tests.capture.targets import plan_for, target_of
 from tests.cpython.conftest import MINORS, packages_of, python_of, within
 from tests.findings.facts import facts
@@ -55,9 +55,12 @@ async def test_the_top_finding_names_the_leaking_line_and_its_size(minor: int, t
             pass
         state = Path(f"/proc/{process.pid}/stat").read_text().split()[2]
     assert state in "RS"
-    answer = CHECKS["allocations"](facts("rss", allocations=document))
-    assert isinstance(answer, Finding)
-    assert answer.subject.endswith(f"leaking_service.py:{LEAK_LINE}")
+    top = judge(facts("rss", allocations=document)).findings[0]
+    assert top.subject.endswith(f"leaking_service.py:{LEAK_LINE}")
+    assert top.subject in top.text
+    told = re.search(r"([\d.]+) MiB (?:more|of it)", top.text)
+    assert told
+    assert float(told[1]) == pytest.approx(24, rel=0.15)
     grown = next(line.bytes for line in document.lines if line.line == LEAK_LINE)
     assert grown == pytest.approx(24 * MIB, rel=0.15)
     assert (document.was_on, document.ended_by) == (False, "time")
