@@ -13,7 +13,7 @@ import pytest
 
 from sentinel_agent.capture.tracemalloc import TracemallocCapture, TracemallocDocument
 from sentinel_agent.core.rule import CaptureSpec
-from sentinel_agent.errors import NotPermittedError, TargetError
+from sentinel_agent.errors import NotAllowedError, TargetError
 from sentinel_agent.findings.judge import judge
 from tests.capture.targets import plan_for, target_of
 from tests.cpython.conftest import MINORS, packages_of, python_of, within
@@ -118,7 +118,7 @@ async def test_it_ends_early_rather_than_hold_the_gil_for_longer_than_the_cap(tm
 async def test_without_permission_nothing_is_run(tmp_path: Path) -> None:
     """The remedy is named."""
     with running(sys.executable, "-c", IDLE.format(before="")) as process:
-        with pytest.raises(NotPermittedError) as caught:
+        with pytest.raises(NotAllowedError) as caught:
             await TracemallocCapture().capture(plan(process.pid, tmp_path, allow_injection=False))
         assert "allow_injection" in (caught.value.hint or "")
 
