@@ -34,7 +34,7 @@ _LEAST_ALLOCATED = 1024**2
 _LEAST_OBJECTS = 1000
 _LEAST_SAMPLES = 5
 _SOON = 86400.0  # seconds to the memory limit that are worth telling
-_NEAR = 5.0  # percent of the limit
+_NEAR = 5.0  # percent of the limit; under it the limit is mostly the machine's own memory
 _LEAST_ARENAS = 64 * 1024**2
 _MOST_OF = 0.4
 _WORTH_TELLING = 1024**2
@@ -225,15 +225,21 @@ def growth(facts: Facts) -> Finding | NotKnown | None:
 
 def _until_the_limit(series: Series, percent: float) -> str:
     """How near it is, and when it gets there if it goes on as it did since the lowest reading; empty where it is far away."""
+    if percent < _NEAR:
+        return ""
     now = series.values[-1]
     lowest = min(range(len(series.values)), key=lambda at: (series.values[at], -at))
     seconds = series.times[-1] - series.times[lowest]
     grown = now - series.values[lowest]
-    if not 0 < percent < 100 or seconds <= 0 or grown <= 0:
-        return f"it is at {percent:.0f}% of the memory limit"
+    words = f"it is at {percent:.0f}% of the memory limit"
+    if percent >= 100 or seconds <= 0 or grown <= 0:
+        return words
     left = (now * 100 / percent - now) * seconds / grown
-    soon = f"; if it goes on like this it gets there in {format_duration(left)}" if left < _SOON else ""
-    return f"it is at {percent:.0f}% of the memory limit{soon}" if soon or percent >= _NEAR else ""
+    return (
+        f"{words}; if it goes on like this it gets there in {format_duration(left)}"
+        if left < _SOON
+        else words
+    )
 
 
 _Place = tuple[str, str, int]
