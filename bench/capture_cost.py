@@ -6,7 +6,7 @@ stretches without one, in turns, so that what else the machine does falls on all
 target's CPU time, which a busy machine does not change; a stop is not in it, but in the gap. The pause is seen from inside: the longest gap
 during the capture, beside the longest of as many seconds without one.
 
-python bench/capture_cost.py [--rounds 5] [--python PYTHON]
+python bench/capture_cost.py [--rounds 4] [--python PYTHON]     some 55 seconds a round
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sentinel_agent.capture.registry import load_captures
 from sentinel_agent.config.settings import CaptureSettings
 from sentinel_agent.core.model import Target
 from sentinel_agent.core.rule import CaptureSpec
+from sentinel_agent.errors import SentinelError
 from sentinel_agent.target.identity import identify
 
 TARGET = """
@@ -58,9 +59,11 @@ CASES = {
     "tasks": CaptureSpec("tasks"),
     "process": CaptureSpec("process"),
     "heap": CaptureSpec("heap", duration=2.0),
+    "gc": CaptureSpec("gc", duration=2.0),
     "tracemalloc": CaptureSpec("tracemalloc", duration=2.0),
+    "memray": CaptureSpec("memray", duration=2.0),
 }
-SHORTEST = 2.0  # seconds of a stretch
+SHORTEST = 1.5  # seconds of a stretch
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Seen:
     seconds: list[float] = field(default_factory=list)
     pause: list[int] = field(default_factory=list)
     hold: list[int] = field(default_factory=list)
+    failed: str = ""
 
 
 class Shared:
@@ -86,12 +90,19 @@ class Shared:
 
     def begin(self) -> tuple[float, int]:
         struct.pack_into("d", self._map, 8, 0.0)
-        return self._cpu(), struct.unpack_from("q", self._map)[0]
+        return self._cpu(), self._done()
 
     def end(self, begun: tuple[float, int]) -> tuple[float, float]:
         """Requests a second of CPU time, and the longest gap in seconds."""
-        done, longest = struct.unpack_from("qd", self._map)
-        return (done - begun[1]) / max(self._cpu() - begun[0], 1e-3), longest
+        (longest,) = struct.unpack_from("d", self._map, 8)
+        return (self._done() - begun[1]) / max(self._cpu() - begun[0], 1e-3), longest
+
+    def _done(self) -> int:
+        """Requests so far; read again where the target was just writing."""
+        while True:
+            first, second = (struct.unpack_from("q", self._map)[0] for _ in range(2))
+            if 0 <= second - first < 1000:
+                return int(second)
 
     def _cpu(self) -> float:
         """Nanoseconds precise: the first field of `/proc/PID/schedstat`."""
@@ -125,7 +136,11 @@ def _one(shared: Shared, pid: int, spec: CaptureSpec, seen: Seen) -> None:
     time.sleep(SHORTEST)
     before, usual = shared.end(begun)
     begun, began = shared.begin(), time.perf_counter()
-    result = asyncio.run(_capture(pid, spec))
+    try:
+        result = asyncio.run(_capture(pid, spec))
+    except SentinelError as error:
+        seen.failed = error.message
+        return
     seen.seconds.append(time.perf_counter() - began)
     during, gap = shared.end(begun)
     begun = shared.begin()
@@ -142,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--python", default=sys.executable)
     options = parser.parse_args()
     found = {name: Seen() for name in CASES}
@@ -157,6 +172,7 @@ def main() -> None:
                 for _ in range(options.rounds):
                     for name, spec in CASES.items():
                         _one(shared, process.pid, spec, found[name])
+                        print(".", end="", file=sys.stderr, flush=True)
             finally:
                 process.kill()
     print(
@@ -164,6 +180,9 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|")
     for name, seen in found.items():
+        if not seen.ratio:
+            print(f"| `{name}` | not measured: {seen.failed} | | | | | |")
+            continue
         low, high = min(seen.ratio), max(seen.ratio)
         print(
             f"| `{name}` | {statistics.median(seen.seconds):.2f} s | {statistics.median(seen.ratio):.2f} ({low:.2f} to {high:.2f}) "

@@ -71,6 +71,10 @@ class NotPermittedError(TargetError):
     exit_code = 4
 
 
+class NotAllowedError(NotPermittedError):
+    """The settings do not allow it: nothing was tried; `hint` names the setting."""
+
+
 class PeerError(SentinelError):
     """A program or server that we use (py-spy, a backend) failed or answered nonsense."""
 

@@ -47,7 +47,7 @@ class GcCapture:
         """Count, wait for at most `plan.duration` seconds for a full collection, and count again.
 
         Raises:
-            NotPermittedError: the settings do not allow it.
+            NotAllowedError: the settings do not allow it.
             TargetError: the target is not fit for it, near its memory limit, has too many objects, or did not answer.
             PeerError: hypno is missing or failed, or the answer is nonsense.
         """

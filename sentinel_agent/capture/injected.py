@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from sentinel_agent.errors import NotPermittedError, PeerError, TargetError
+from sentinel_agent.errors import NotAllowedError, PeerError, TargetError
 from sentinel_agent.inject.deliver import deliver
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def refuse(plan: CapturePlan) -> None:
     """Return if code of ours may be run in the target.
 
     Raises:
-        NotPermittedError: the settings do not allow it.
+        NotAllowedError: the settings do not allow it.
         TargetError: it is near its memory limit, or how near is not known.
     """
     if not plan.allow_injection:
-        raise NotPermittedError(
+        raise NotAllowedError(
             "running code in the target is not allowed",
             hint="set capture.allow_injection: true, or use --allow-injection",
         )

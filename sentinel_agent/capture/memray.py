@@ -87,7 +87,7 @@ class MemrayCapture:
         """Track for `plan.duration` seconds.
 
         Raises:
-            NotPermittedError: the settings do not allow it.
+            NotAllowedError: the settings do not allow it.
             TargetError: the target has no memray, is not fit for it, near its memory limit, or did not answer.
             PeerError: memray or hypno is missing here, or what came back is nonsense.
         """

@@ -30,7 +30,7 @@ from sentinel_agent.core.guard import skip_reason
 from sentinel_agent.core.model import CaptureReport, CaptureStatus, Target, TargetId
 from sentinel_agent.core.rule import CaptureSpec
 from sentinel_agent.core.units import format_duration, format_size
-from sentinel_agent.errors import NoSuchTargetError, PeerError, SentinelError
+from sentinel_agent.errors import NoSuchTargetError, NotAllowedError, PeerError, SentinelError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -186,6 +186,8 @@ class CaptureRunner:
             return "timeout", f"did not end within {format_duration(plan.deadline)}", nothing
         except NoSuchTargetError as error:
             return "skipped", error.message, nothing
+        except NotAllowedError as error:
+            return "skipped", f"{error.message} ({error.hint})", nothing
         except SentinelError as error:
             hint = f" ({error.hint})" if error.hint else ""
             return "failed", f"{error.message}{hint}", nothing

@@ -100,7 +100,7 @@ class TracemallocCapture:
         """Trace for `plan.duration` seconds.
 
         Raises:
-            NotPermittedError: the settings do not allow it.
+            NotAllowedError: the settings do not allow it.
             TargetError: the target is not fit for it, near its memory limit, or did not answer.
             PeerError: hypno is missing or failed, or the answer is nonsense.
         """

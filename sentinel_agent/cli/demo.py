@@ -56,6 +56,7 @@ def demo(invocation: Invocation, once: bool) -> None:
         own = {
             "rule_packs": [],
             "sampler.interval": _INTERVAL,
+            "capture.allow_injection": True,  # the proxy is the tour's own
             "target.service": "gateway",
             # A role of its own, so that the limits used up by one tour do not silence the next.
             "target.instance": f"demo-{os.getpid()}",

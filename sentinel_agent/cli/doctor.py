@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
@@ -30,7 +31,7 @@ def doctor(invocation: Invocation, pid: int | None, as_json: bool) -> int:
 
     Ends with 1 if something does not work.
     """
-    checks = [*examine(pid), *_expressions(), _data_dir(invocation)]
+    checks = [*examine(pid), *_expressions(), _injection(invocation), _data_dir(invocation)]
     broken = any(check.ok is False for check in checks)
     if as_json:
         output.print_json([dataclasses.asdict(check) for check in checks])
@@ -59,6 +60,19 @@ def _expressions() -> list[Check]:
             )
         ]
     return [Check("trigger expressions", True, "CEL is installed")]
+
+
+def _injection(invocation: Invocation) -> Check:
+    name = "code in targets"
+    if not invocation.loaded.settings.capture.allow_injection:
+        found = "not allowed: the captures tracemalloc, memray and gc are skipped, so no incident names the line that allocates"
+        return Check(name, None, found, "set capture.allow_injection: true, or use --allow-injection")
+    missing = {"hypno": "inject", "memray": "memray"}
+    missing = {package: extra for package, extra in missing.items() if find_spec(package) is None}
+    if missing:
+        found = f"allowed; without {' and '.join(missing)}: hypno is for targets of CPython 3.8 to 3.13, memray for the capture of that name"
+        return Check(name, None, found, f"pip install 'sentinel-agent[{','.join(missing.values())}]'")
+    return Check(name, True, "allowed, and hypno and memray are installed")
 
 
 def _data_dir(invocation: Invocation) -> Check:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 START_SECONDS = 15.0
 LEAKED_TASKS = 300
-CACHED_ANSWERS = 12
+CACHED_ANSWERS = 60
+ANSWERS_PER_SECOND = 10  # so that it still grows while it is looked at
 REQUESTS_PER_SECOND = 40
 
 
@@ -49,14 +50,15 @@ async def _leak(client: ClientSession, base: str) -> None:
 
 async def _grow(client: ClientSession, base: str) -> None:
     for _ in range(CACHED_ANSWERS):
-        async with client.get(f"{base}/cached?mib=8") as response:
+        async with client.get(f"{base}/cached?mib=2") as response:
             await response.read()
+        await asyncio.sleep(1 / ANSWERS_PER_SECOND)
 
 
 FAULTS = (
     Fault("cpu-spike", "a report is computed on the event loop for three seconds", _compute),
     Fault("task-leak", f"{LEAKED_TASKS} requests each leave a task behind, with its connection", _leak),
-    Fault("memory-growth", f"a cache keeps {CACHED_ANSWERS} answers of 8 MiB for ever", _grow),
+    Fault("memory-growth", f"a cache keeps {CACHED_ANSWERS} answers of 2 MiB for ever", _grow),
 )
 
 

@@ -33,6 +33,8 @@ _LAST = 10  # readings
 _LEAST_ALLOCATED = 1024**2
 _LEAST_OBJECTS = 1000
 _LEAST_SAMPLES = 5
+_SOON = 86400.0  # seconds to the memory limit that are worth telling
+_NEAR = 5.0  # percent of the limit; under it the limit is mostly the machine's own memory
 _LEAST_ARENAS = 64 * 1024**2
 _MOST_OF = 0.4
 _WORTH_TELLING = 1024**2
@@ -211,13 +213,32 @@ def growth(facts: Facts) -> Finding | NotKnown | None:
         f"{format_size(ran.bytes)} came while it was on a CPU, by {format_duration(ran.seconds)} of stacks; that it allocated them is likely, not known"
         if ran
         else "",
-        f"it is at {limit.values[-1]:.0f}% of the memory limit" if limit else "",
+        _until_the_limit(series, limit.values[-1]) if limit else "",
         *_held(facts),
         "" if traced else f"which line allocates is not known: {facts.missing.get('allocations', '')}",
         next_step="see which line allocates, among the findings"
         if traced
         else "let the rule capture `tracemalloc` (it needs capture.allow_injection) to learn which line allocates",
         subject=place(ran.place[0], ran.place[1], 0) if ran else "resident memory",
+    )
+
+
+def _until_the_limit(series: Series, percent: float) -> str:
+    """How near it is, and when it gets there if it goes on as it did since the lowest reading; empty where it is far away."""
+    if percent < _NEAR:
+        return ""
+    now = series.values[-1]
+    lowest = min(range(len(series.values)), key=lambda at: (series.values[at], -at))
+    seconds = series.times[-1] - series.times[lowest]
+    grown = now - series.values[lowest]
+    words = f"it is at {percent:.0f}% of the memory limit"
+    if percent >= 100 or seconds <= 0 or grown <= 0:
+        return words
+    left = (now * 100 / percent - now) * seconds / grown
+    return (
+        f"{words}; if it goes on like this it gets there in {format_duration(left)}"
+        if left < _SOON
+        else words
     )
 
 

@@ -47,7 +47,7 @@ def test_at_92_percent_of_its_limit_no_capture_kills_the_target(tmp_path: Path) 
             target.stdin.write("\n")
             target.stdin.flush()
             assert target.stdout.readline() == "ready\n"
-            kinds = "stacks,tasks,process,heap,profile,tracemalloc"
+            kinds = "stacks,tasks,process,heap,profile,tracemalloc,memray,gc"
             done = subprocess.run(
                 [
                     *(*SENTINEL, "dump", str(target.pid), "--capture", kinds, "--duration", "1s"),
@@ -59,10 +59,10 @@ def test_at_92_percent_of_its_limit_no_capture_kills_the_target(tmp_path: Path) 
                 check=True,
             )
             reports = {each["kind"]: each for each in json.loads(done.stdout)["captures"]}
-            heavy = reports.pop("tracemalloc")
-            assert heavy["status"] == "skipped"
-            assert "rss_limit > 85" in heavy["reason"]
-            assert "rss_limit is 9" in heavy["reason"]
+            for heavy in (reports.pop(kind) for kind in ("tracemalloc", "memray", "gc")):
+                assert heavy["status"] == "skipped"
+                assert "rss_limit > 85" in heavy["reason"]
+                assert "rss_limit is 9" in heavy["reason"]
             assert {each["status"] for each in reports.values()} == {"ok"}
             used = int(Path(f"/proc/{target.pid}/statm").read_text().split()[1]) * 4096 / LIMIT
             assert used > 0.88

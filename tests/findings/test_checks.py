@@ -145,6 +145,16 @@ def test_growth_of_memory_is_from_the_lowest_reading_and_says_what_is_not_known(
     assert CHECKS["memory_growth"](facts("cpu", series=readings(rss=[200 * mib, 201 * mib]))) is None
 
 
+def test_growth_says_when_the_limit_is_reached() -> None:
+    """From 400 to 600 MiB in two seconds, at 60% of a limit of 1000 MiB: four seconds are left. Far from the limit nothing is said."""
+    mib = 1024.0**2
+    rss = [500 * mib, 400 * mib, 500 * mib, 600 * mib]
+    near = found("memory_growth", facts("rss", series=readings(rss=rss, rss_limit=[60.0] * 4)))
+    assert "it is at 60% of the memory limit; if it goes on like this it gets there in 4s" in near.evidence
+    slow = readings(rss=[400 * mib, 600 * mib], rss_limit=[0.001] * 2)
+    assert not any("limit" in line for line in found("memory_growth", facts("rss", series=slow)).evidence)
+
+
 def test_growth_names_what_ran_while_the_readings_rose() -> None:
     """Two of three rises came while `fill` was on a CPU; what only waited, or ran while nothing grew, is not blamed."""
     mib = 1024.0**2

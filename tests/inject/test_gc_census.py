@@ -10,7 +10,7 @@ import pytest
 
 from sentinel_agent.capture.gc_census import GcCapture
 from sentinel_agent.capture.heap import HeapDocument
-from sentinel_agent.errors import NotPermittedError, TargetError
+from sentinel_agent.errors import NotAllowedError, TargetError
 from sentinel_agent.findings.base import Finding
 from sentinel_agent.findings.judge import CHECKS
 from tests.cpython.conftest import MINORS, python_of
@@ -70,7 +70,7 @@ async def test_a_count_that_would_break_the_cap_is_not_begun(tmp_path: Path) -> 
 
 async def test_without_permission_or_near_the_limit_nothing_is_run(tmp_path: Path) -> None:
     """As with every capture that runs code in the target."""
-    with pytest.raises(NotPermittedError):
+    with pytest.raises(NotAllowedError):
         await GcCapture().capture(plan_of("gc", 1, tmp_path, 0.3, allow_injection=False))
     with pytest.raises(TargetError, match="92% of its memory limit"):
         await GcCapture().capture(plan_of("gc", 1, tmp_path, 0.3, rss_limit=92.0))

@@ -12,7 +12,7 @@ import pytest
 
 from sentinel_agent.capture import memray
 from sentinel_agent.capture.memray import MemrayCapture, MemrayDocument
-from sentinel_agent.errors import NotPermittedError, PeerError, TargetError
+from sentinel_agent.errors import NotAllowedError, PeerError, TargetError
 from sentinel_agent.findings.base import Finding
 from sentinel_agent.findings.judge import CHECKS
 from tests.findings.facts import facts
@@ -105,7 +105,7 @@ async def test_without_memray_here_or_permission_nothing_is_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The remedy is named before anything is done to the target."""
-    with pytest.raises(NotPermittedError):
+    with pytest.raises(NotAllowedError):
         await MemrayCapture().capture(plan_of("memray", 1, tmp_path, 0.3, allow_injection=False))
     monkeypatch.setattr(memray, "find_spec", lambda _: None)
     with pytest.raises(PeerError) as caught:

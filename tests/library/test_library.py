@@ -153,6 +153,10 @@ async def main():
     line = await loop.run_in_executor(None, sys.stdin.readline)
     print(await asyncio.to_thread(watcher.dump, "tasks", wait=True), flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)
+    print("killed" if "-9" in watcher.error else watcher.error, flush=True)
+    watcher = sentinel_agent.start(service="shop", data_dir=sys.argv[1])
+    print(watcher.pid, flush=True)
+    await loop.run_in_executor(None, sys.stdin.readline)
     watcher.stop()
     print("served on", watcher.error, flush=True)
     for task in tasks: task.cancel()
@@ -162,7 +166,7 @@ asyncio.run(main())
 
 @pytest.mark.e2e
 def test_a_service_is_watched_by_the_real_agent_and_dumps_itself(tmp_path: Path) -> None:
-    """Its rule fires on it, `dump` gives an incident, and both are in its data directory."""
+    """Its rule fires on it, `dump` gives an incident; after `kill -9` of the agent it serves on, knows, and may start another."""
     process = subprocess.Popen(
         [sys.executable, "-c", SERVICE, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -179,6 +183,13 @@ def test_a_service_is_watched_by_the_real_agent_and_dumps_itself(tmp_path: Path)
         process.stdin.flush()
         incident = process.stdout.readline().strip()
         assert (tmp_path / "incidents" / incident / "tasks.json").exists()
+        os.kill(agent, signal.SIGKILL)
+        until(lambda: not psutil.pid_exists(agent))  # no zombie either
+        process.stdin.write("killed?\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "killed\n"
+        agent = int(process.stdout.readline())
+        assert psutil.Process(agent).ppid() == process.pid
         process.stdin.write("stop\n")
         process.stdin.flush()
         assert process.stdout.readline() == "served on \n"

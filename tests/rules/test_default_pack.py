@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PACK = resources.files("sentinel_rules")
 MIB = 1024**2
-KINDS = ("stacks", "profile", "process", "series", "tasks")
+KINDS = ("stacks", "profile", "process", "series", "tasks", "heap", "tracemalloc")
 
 
 def pack() -> dict[str, Rule]:
