@@ -206,7 +206,7 @@ def _process(pid: int, root: Path) -> Iterator[Check]:
         with ProcDir.of(process.id, root) as proc:
             yield _memory_read(proc)
             yield from _obstacles(proc, root)
-            yield _namespace(process.id.pid_namespace, root)
+            yield _namespace(proc, process.id.pid_namespace, root)
             limits = LimitsView(proc).at(0.0)
     except (OSError, ProcFormatError) as error:
         yield Check("process", False, f"it ended or changed while it was looked at: {error}", "try again")
@@ -229,13 +229,16 @@ def _owner(pid: int, root: Path) -> Iterator[Check]:
         yield Check("owner", False, found, ACCESS_HINT)
 
 
-def _namespace(target: int, root: Path) -> Check:
+def _namespace(proc: ProcDir, target: int, root: Path) -> Check:
     try:
         here = (root / "proc/self/ns/pid").stat().st_ino
     except OSError:
         return Check("pid namespace", None, "cannot be read")
     if here == target:
         return Check("pid namespace", True, "the same as the agent's")
+    with suppress(OSError, ProcFormatError, IndexError):
+        inside = proc.status().namespace_pids[-1]
+        return Check("pid namespace", True, f"another one than the agent's: there it is pid {inside}")
     return Check(
         "pid namespace", True, "another one than the agent's: the target knows itself by another pid"
     )
