@@ -161,7 +161,12 @@ class Agent:
         self._http = http
         if http is not None:
             http.live = RunningAgent(
-                self._sampler, self._responder, self._deck, frozenset(self._captures.captures), clock
+                self._sampler,
+                self._responder,
+                self._deck,
+                frozenset(self._captures.captures),
+                clock,
+                self._responding,
             )
             http.metrics = self.exports.metrics_text
 
@@ -213,13 +218,15 @@ class Agent:
                         if os.getpid() == 1
                         else []
                     ),
-                    *([group.create_task(self._http.run())] if self._http else []),
                     *([group.create_task(self._tap.run())] if self._tap is not None else []),
                 ]
+                http = group.create_task(self._http.run()) if self._http else None
                 await stop.wait()
                 for loop in loops:
                     loop.cancel()
                 await self._drain()
+                if http is not None:  # only now: it ends the captures that were asked for over it
+                    http.cancel()
                 await self._keep_limits(self._changed_limits())  # the cooldowns that began just now
                 if self._deck is not None:
                     await self._deck.spool(self._write_spool)
