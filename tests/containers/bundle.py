@@ -21,7 +21,7 @@ _HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """One container. `pod` is the pid of a process whose pid namespace it shares, with `host_pids` it is this machine's; `binds` are read-only unless in `writable`.
+    """One container. `cpu_shares` is what the kubelet makes of a CPU request: 1024 for each core. `pod` is the pid of a process whose pid namespace it shares, with `host_pids` it is this machine's; `binds` are read-only unless in `writable`.
 
     `capabilities` are those that a manifest adds after dropping all; as with containerd they are lost to another user
     than root when its program starts, unless that carries them itself.
@@ -34,6 +34,7 @@ class Box:
     pod: int | None = None
     host_pids: bool = False
     memory: int | None = None
+    cpu_shares: int | None = None
     binds: Mapping[str, Path] = field(default_factory=dict)
     writable: frozenset[str] = frozenset()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -70,7 +71,10 @@ def specification(box: Box, name: str) -> dict[str, Any]:
             *({"type": kind} for kind in ("mount", "ipc", "uts")),
         ],
         "maskedPaths": list(_HIDDEN),
-        "resources": {"memory": {"limit": box.memory}} if box.memory else {},
+        "resources": {
+            **({"memory": {"limit": box.memory}} if box.memory else {}),
+            **({"cpu": {"shares": box.cpu_shares}} if box.cpu_shares else {}),
+        },
     }
     if box.forbidden_calls:
         linux["seccomp"] = {

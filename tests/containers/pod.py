@@ -44,7 +44,6 @@ def target(rootfs: Path, folder: Path, *, watched: bool = False, **options: Any)
     """The neighbour; the pid namespace is its own, and the agent's too where it is told so."""
     box = Box(
         root=rootfs,
-        command=("/usr/bin/python3", "/srv/obedient.py"),
         uid=SERVICE,
         binds={"/srv": HERE},
         environment={
@@ -52,7 +51,7 @@ def target(rootfs: Path, folder: Path, *, watched: bool = False, **options: Any)
             "HOSTNAME": "pod-7",
             **({"SENTINEL_WATCH": "true"} if watched else {}),
         },
-        **options,
+        **({"command": ("/usr/bin/python3", "/srv/obedient.py")} | options),
     )
     with running(box, folder) as container:
         yield Target(container)

@@ -255,9 +255,9 @@ def swap(folder: Path, text: str) -> None:
 
 
 @pytest.mark.interop
-def test_the_health_check_fails_for_an_agent_that_hangs(image: Path, rootfs: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("rootfs")
+def test_the_health_check_fails_for_an_agent_that_hangs(image: Path, tmp_path: Path) -> None:
     """It passes while the agent answers and where it does not listen, and fails while it is stopped."""
-    assert rootfs
     with listening(image, tmp_path, None) as (_, container, url):
         address = url.split("/")[2]
         box = agent_box(image, tmp_path, pod=container.pid)
