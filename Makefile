@@ -84,7 +84,7 @@ $(INTERPRETERS)/.done: .venv/bin/python tools/interpreters.sh
 # Real backends and clients that come from Maven, Go and npm (Zipkin, SkyWalking, an OpenTelemetry collector, Pyroscope's push
 # service, Grafana's own flame graph and the client of its data source); `make test` does without. What cannot be had is
 # named, and its tests are skipped with the reason.
-interop: .venv/.test
+interop: .venv/.test .cache/rootfs/.tried
 	tools/interop.sh .cache/interop
 	$(BIN)/pytest -m interop -rs
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections import Counter
 from functools import partial
@@ -44,6 +45,7 @@ from sentinel_agent.store.limits import encode_limits, stored_limits
 from sentinel_agent.tap.capture import RequestsCapture
 from sentinel_agent.tap.forward import RequestForwarder
 from sentinel_agent.tap.probe import ProxyProbe
+from sentinel_agent.target.orphans import Orphans
 from sentinel_agent.target.own_memory import OwnMemory
 from sentinel_agent.watchlist import Watchlist
 
@@ -83,6 +85,7 @@ _FINISHED_SECONDS = 0.5
 RELOAD_SECONDS = 1.0
 STATUS_SECONDS = 1.0
 SNAPSHOT_SECONDS = 2.0
+REAP_SECONDS = 5.0
 
 
 class Agent:
@@ -153,11 +156,17 @@ class Agent:
         self._heap_snapshots = HeapSnapshots(clock, settings.overhead.cpu / 100, self._task_holders)
         self._responder.heap_snapshots = self._heap_snapshots
         self._status = StatusWriter(store.data_dir, clock, frozenset(self._captures.captures))
+        self._orphans = Orphans()
         self._responding: set[asyncio.Task[None]] = set()
         self._http = http
         if http is not None:
             http.live = RunningAgent(
-                self._sampler, self._responder, self._deck, frozenset(self._captures.captures), clock
+                self._sampler,
+                self._responder,
+                self._deck,
+                frozenset(self._captures.captures),
+                clock,
+                self._responding,
             )
             http.metrics = self.exports.metrics_text
 
@@ -204,13 +213,20 @@ class Agent:
                     group.create_task(self._every(self._task_snapshots.round, lambda: SNAPSHOT_SECONDS)),
                     group.create_task(self._every(self._heap_snapshots.round, lambda: SNAPSHOT_SECONDS)),
                     group.create_task(self._stop_when_finished(stop)),
-                    *([group.create_task(self._http.run())] if self._http else []),
+                    *(
+                        [group.create_task(self._every(self._reap, lambda: REAP_SECONDS))]
+                        if os.getpid() == 1
+                        else []
+                    ),
                     *([group.create_task(self._tap.run())] if self._tap is not None else []),
                 ]
+                http = group.create_task(self._http.run()) if self._http else None
                 await stop.wait()
                 for loop in loops:
                     loop.cancel()
                 await self._drain()
+                if http is not None:  # only now: it ends the captures that were asked for over it
+                    http.cancel()
                 await self._keep_limits(self._changed_limits())  # the cooldowns that began just now
                 if self._deck is not None:
                     await self._deck.spool(self._write_spool)
@@ -333,6 +349,9 @@ class Agent:
             )
 
     # -- the slower rounds -----------------------------------------------------------------------------------
+
+    async def _reap(self) -> None:
+        self._orphans.reap(self._clock.monotonic())
 
     async def _reload(self) -> None:
         before = self._reloader.loaded

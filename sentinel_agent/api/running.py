@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from sentinel_agent.errors import NoSuchTargetError
@@ -30,12 +31,15 @@ class RunningAgent:
         deck: FlightDeck | None,
         capture_kinds: frozenset[str],
         clock: Clock,
+        under_way: set[asyncio.Task[None]],
     ) -> None:
+        """`under_way` has the tasks that make incidents, which a stop gives some time."""
         self.capture_kinds = capture_kinds
         self._sampler = sampler
         self._responder = responder
         self._deck = deck
         self._clock = clock
+        self._under_way = under_way
 
     @property
     def recorder_window(self) -> float:
@@ -70,7 +74,13 @@ class RunningAgent:
             raise NoSuchTargetError(f"process {pid} is not watched")
         firing = manual_firing(series, "asked for over HTTP", specs, self._clock.wall())
         before = self._responder.statistics.lost
-        incident = await self._responder.respond(firing, series)
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            incident = await self._responder.respond(firing, series)
+        finally:
+            self._under_way.discard(task)
         if incident is not None:
             return incident
         return (

@@ -2,7 +2,8 @@
 
 An incident waits for those before it to end where memory is short, and where it is short for a single one its captures are
 skipped and say so: the readings alone need next to nothing. The first one needs most, and what it leaves behind (modules,
-free places in Python's heap) is used again by the next; so what one needs is what the last one has taken.
+free places in Python's heap) is used again by the others; what one of those needs is what the last one has taken, and half of
+that after each that was skipped, so that a bad one does not count for ever.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Room:
         self._left = left
         self._give_back = give_back
         self._needed = FIRST_NEEDS
+        self._first = True
         self._inside = 0
         self._changed = asyncio.Condition()
 
@@ -52,8 +54,11 @@ class Room:
     def _learn(self, before: int, *, captured: bool) -> None:
         self._give_back()
         after = self._left()
-        if after is not None and captured:
-            self._needed = max(LEAST_NEEDED, before - after)
+        if not captured:
+            self._needed = max(LEAST_NEEDED, self._needed // 2)
+        elif after is not None:
+            self._needed = LEAST_NEEDED if self._first else max(LEAST_NEEDED, before - after)
+            self._first = False
 
     async def _tell(self) -> None:
         async with self._changed:

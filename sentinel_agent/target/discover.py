@@ -142,14 +142,14 @@ def children(pid: int, root: Path = ROOT, *, limit: int = MAX_DESCENDANTS) -> li
     found: dict[int, None] = {}
     waiting = [pid]
     while waiting and len(found) < limit:
-        for child in _direct_children(waiting.pop(0), root):
+        for child in direct_children(waiting.pop(0), root):
             if child not in found and child != pid:
                 found[child] = None
                 waiting.append(child)
     return list(found)[:limit]
 
 
-def _direct_children(pid: int, root: Path) -> list[int]:
+def direct_children(pid: int, root: Path) -> list[int]:
     """From /proc/PID/task/TID/children (a child belongs to the thread that made it), else by everyone's parent.
 
     The list of children is only whole if no child ends while it is read (proc(5)); one that is missed is

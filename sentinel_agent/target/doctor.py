@@ -183,6 +183,8 @@ def _process(pid: int, root: Path) -> Iterator[Check]:
     except NotPermittedError as error:
         yield Check("process", False, error.message, error.hint or "")
         yield from _owner(pid, root)
+        with suppress(OSError, ProcFormatError), ProcDir(pid, root) as proc:
+            yield from _obstacles(proc, root)
         return
     except TargetError as error:
         yield Check("process", False, error.message, error.hint or "give the pid of a running process")
@@ -206,7 +208,7 @@ def _process(pid: int, root: Path) -> Iterator[Check]:
         with ProcDir.of(process.id, root) as proc:
             yield _memory_read(proc)
             yield from _obstacles(proc, root)
-            yield _namespace(process.id.pid_namespace, root)
+            yield _namespace(proc, process.id.pid_namespace, root)
             limits = LimitsView(proc).at(0.0)
     except (OSError, ProcFormatError) as error:
         yield Check("process", False, f"it ended or changed while it was looked at: {error}", "try again")
@@ -229,13 +231,16 @@ def _owner(pid: int, root: Path) -> Iterator[Check]:
         yield Check("owner", False, found, ACCESS_HINT)
 
 
-def _namespace(target: int, root: Path) -> Check:
+def _namespace(proc: ProcDir, target: int, root: Path) -> Check:
     try:
         here = (root / "proc/self/ns/pid").stat().st_ino
     except OSError:
         return Check("pid namespace", None, "cannot be read")
     if here == target:
         return Check("pid namespace", True, "the same as the agent's")
+    with suppress(OSError, ProcFormatError, IndexError):
+        inside = proc.status().namespace_pids[-1]
+        return Check("pid namespace", True, f"another one than the agent's: there it is pid {inside}")
     return Check(
         "pid namespace", True, "another one than the agent's: the target knows itself by another pid"
     )
@@ -254,14 +259,7 @@ def _obstacles(proc: ProcDir, root: Path) -> Iterator[Check]:
             if capable
             else "give the agent CAP_SYS_PTRACE (container: securityContext.capabilities.add: [SYS_PTRACE])",
         )
-    with suppress(OSError):
-        if proc.info("ns/user").st_ino != (root / "proc/self/ns/user").stat().st_ino:
-            yield Check(
-                "user namespace",
-                None,
-                "another one than the agent's: CAP_SYS_PTRACE counts only in one's own and those below it",
-                "run the agent in the target's user namespace or in one above it (pod: the same hostUsers)",
-            )
+    yield from _user_namespace(proc, root)
     with suppress(OSError):
         theirs, ours = (
             proc.read("attr/apparmor/current"),
@@ -275,6 +273,33 @@ def _obstacles(proc: ProcDir, root: Path) -> Iterator[Check]:
                 f"the target's profile is {profiles[0]!r:.80}, the agent's {profiles[1]!r:.80}: each must allow the other",
                 "give both containers the same profile, or the agent's a rule `ptrace (read),` and the target's `ptrace (readby),`",
             )
+
+
+def _user_namespace(proc: ProcDir, root: Path) -> Iterator[Check]:
+    """user_namespaces(7): a capability counts in the namespace of the process that has it, and in those below."""
+    try:
+        other = proc.info("ns/user").st_ino != (root / "proc/self/ns/user").stat().st_ino
+        found = "another one than the agent's"
+    except (
+        OSError
+    ):  # the target's may not be looked at; that the agent is in one of its own is enough of a reason
+        other = _in_a_user_namespace(root)
+        found = "the agent is in one of its own"
+    if other:
+        yield Check(
+            "user namespace",
+            None,
+            f"{found}: CAP_SYS_PTRACE counts only in one's own and those below it",
+            "run the agent in the target's user namespace or in one above it (pod: the same hostUsers)",
+        )
+
+
+def _in_a_user_namespace(root: Path) -> bool:
+    """In the first one every user id is its own."""
+    try:
+        return read_bounded(root / "proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
+    except OSError:
+        return False
 
 
 def _memory_read(proc: ProcDir) -> Check:

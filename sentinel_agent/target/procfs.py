@@ -65,12 +65,16 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is used of `/proc/PID/status` to know a process. `uids` are real, effective, saved and file-system."""
+    """What is used of `/proc/PID/status` to know a process. `uids` are real, effective, saved and file-system.
+
+    `namespace_pids` is how the pid namespaces number the process, from that of this /proc to its own.
+    """
 
     thread_group: int
     uids: tuple[int, ...]
     effective_capabilities: int
     bounding_capabilities: int = 0
+    namespace_pids: tuple[int, ...] = ()
 
 
 def read_bounded(path: str | Path, limit: int = MAX_FILE, *, dir_fd: int | None = None) -> bytes:
@@ -155,6 +159,7 @@ def parse_status(raw: bytes) -> Status:
             uids=tuple(int(uid) for uid in lines[b"Uid"].split()),
             effective_capabilities=int(lines[b"CapEff"], 16),
             bounding_capabilities=int(lines.get(b"CapBnd", b"0"), 16),
+            namespace_pids=tuple(int(pid) for pid in lines.get(b"NSpid", b"").split()),
         )
     except KeyError as error:
         raise ProcFormatError(f"a status file has no line {text(error.args[0])}") from None

@@ -69,7 +69,7 @@ async def test_as_many_as_have_room() -> None:
 
 async def test_where_there_is_no_room_for_one_nothing_is_captured() -> None:
     """One by one, each with the reason; the readings can still be saved."""
-    found, most = await turns(room(Memory(FIRST_NEEDS - 1)), 3)
+    found, most = await turns(room(Memory(LEAST_NEEDED - 1)), 3)
     assert most == 1
     assert all(reason and "memory limit" in reason for reason in found)
 
@@ -80,14 +80,15 @@ async def test_the_next_needs_what_the_last_one_took() -> None:
     tight = room(memory)
     async with tight.place() as lacking:
         assert lacking is None
-        memory.left = LEAST_NEEDED - 1
-    ((reason,), _) = await turns(tight, 1)
-    assert reason is not None
-    memory.left = FIRST_NEEDS
+        memory.left = LEAST_NEEDED
+    assert await turns(tight, 2) == ([None, None], 1)
+    memory.left = 3 * LEAST_NEEDED
     async with tight.place() as lacking:
         assert lacking is None
-    memory.left = LEAST_NEEDED
-    assert await turns(tight, 2) == ([None, None], 1)
+        memory.left = LEAST_NEEDED
+    (skipped, again), _ = await turns(tight, 2)
+    assert skipped is not None, "it took two shares: the next may, too"
+    assert again is None, "that is not held against the others for ever"
 
 
 async def test_one_that_is_ended_leaves_its_place() -> None:

@@ -21,7 +21,7 @@ _HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """One container. `pod` is the pid of a process whose pid namespace it shares; `binds` are read-only unless in `writable`.
+    """One container. `cpu_shares` is what the kubelet makes of a CPU request: 1024 for each core. `pod` is the pid of a process whose pid namespace it shares, with `host_pids` it is this machine's; `binds` are read-only unless in `writable`.
 
     `capabilities` are those that a manifest adds after dropping all; as with containerd they are lost to another user
     than root when its program starts, unless that carries them itself.
@@ -32,7 +32,9 @@ class Box:
     uid: int
     capabilities: tuple[str, ...] = ()
     pod: int | None = None
+    host_pids: bool = False
     memory: int | None = None
+    cpu_shares: int | None = None
     binds: Mapping[str, Path] = field(default_factory=dict)
     writable: frozenset[str] = frozenset()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -64,9 +66,15 @@ def specification(box: Box, name: str) -> dict[str, Any]:
     environment = {"PATH": "/opt/sentinel/bin:/usr/bin:/bin", **box.environment}
     linux: dict[str, Any] = {
         "cgroupsPath": f"/{POD_CGROUP}/{name}",
-        "namespaces": [pid_namespace, *({"type": kind} for kind in ("mount", "ipc", "uts"))],
+        "namespaces": [
+            *([] if box.host_pids else [pid_namespace]),
+            *({"type": kind} for kind in ("mount", "ipc", "uts")),
+        ],
         "maskedPaths": list(_HIDDEN),
-        "resources": {"memory": {"limit": box.memory}} if box.memory else {},
+        "resources": {
+            **({"memory": {"limit": box.memory}} if box.memory else {}),
+            **({"cpu": {"shares": box.cpu_shares}} if box.cpu_shares else {}),
+        },
     }
     if box.forbidden_calls:
         linux["seccomp"] = {
@@ -99,23 +107,26 @@ class Container:
         self.process = process
         self.pid = pid
 
-    def _cgroup(self, controller: str, file: str) -> str:
-        return Path("/sys/fs/cgroup", controller, POD_CGROUP, self.name, file).read_text()
+    def cgroup(self, controller: str, file: str) -> Path:
+        """A file of one of the container's cgroups (version 1)."""
+        return Path("/sys/fs/cgroup", controller, POD_CGROUP, self.name, file)
 
     def memory(self, file: str) -> int:
         """A number of the container's memory cgroup (version 1)."""
-        return int(self._cgroup("memory", file).split()[0])
+        return int(self.cgroup("memory", file).read_text().split()[0])
 
     def counted(self, file: str, key: str) -> int:
         """One of the keyed numbers of a file of the container's memory cgroup."""
         (value,) = (
-            line.split()[1] for line in self._cgroup("memory", file).splitlines() if line.split()[0] == key
+            line.split()[1]
+            for line in self.cgroup("memory", file).read_text().splitlines()
+            if line.split()[0] == key
         )
         return int(value)
 
     def cpu_seconds(self) -> float:
         """What all its processes have used so far."""
-        return int(self._cgroup("cpuacct", "cpuacct.usage")) / 1e9
+        return int(self.cgroup("cpuacct", "cpuacct.usage").read_text()) / 1e9
 
 
 @contextmanager

@@ -33,17 +33,25 @@ class Target:
         self.container.process.stdin.write(f"burn {seconds}\n")
         self.container.process.stdin.flush()
 
+    def answer(self) -> str:
+        """What it says next."""
+        assert self.container.process.stdout
+        return self.container.process.stdout.readline().strip()
+
 
 @contextmanager
-def target(rootfs: Path, folder: Path, **options: Any) -> Iterator[Target]:
+def target(rootfs: Path, folder: Path, *, watched: bool = False, **options: Any) -> Iterator[Target]:
     """The neighbour; the pid namespace is its own, and the agent's too where it is told so."""
     box = Box(
         root=rootfs,
-        command=("/usr/bin/python3", "/srv/obedient.py"),
         uid=SERVICE,
         binds={"/srv": HERE},
-        environment={"OTEL_SERVICE_NAME": "payments", "HOSTNAME": "pod-7"},
-        **options,
+        environment={
+            "OTEL_SERVICE_NAME": "payments",
+            "HOSTNAME": "pod-7",
+            **({"SENTINEL_WATCH": "true"} if watched else {}),
+        },
+        **({"command": ("/usr/bin/python3", "/srv/obedient.py")} | options),
     )
     with running(box, folder) as container:
         yield Target(container)

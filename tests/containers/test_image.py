@@ -59,7 +59,11 @@ def _wait_warm(agent: AgentProcess, neighbour: Target) -> None:
 
 
 # What is missing or in the way, the line of `doctor` that says so, and what its remedy says to do instead.
+UNDUMPABLE = (
+    "import ctypes, runpy; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); runpy.run_path('/srv/obedient.py')"
+)
 OBSTACLES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "a target that is not dumpable": ("dumpable", {"capabilities": (), "uid": SERVICE}, {}),
     "another user, no capability": ("owner", {"capabilities": ()}, {}),
     "the target's own user instead": ("owner", {"capabilities": ()}, {"capabilities": (), "uid": SERVICE}),
     "an interpreter without the capability": ("CAP_SYS_PTRACE", {"interpreter": OTHER_PYTHON}, {}),
@@ -84,7 +88,8 @@ def test_a_missing_right_is_named_and_its_remedy_works(
 ) -> None:
     """Doctor's advice, followed to the letter, makes the target readable."""
     name, broken, mended = OBSTACLES[case]
-    with target(rootfs, tmp_path) as neighbour:
+    hidden = {"command": ("/usr/bin/python3", "-c", UNDUMPABLE)} if name == "dumpable" else {}
+    with target(rootfs, tmp_path, **hidden) as neighbour:
 
         def examined(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
             # In the pod the target is pid 1. Its user may not write what the agent's may: doctor does not need to.

@@ -71,9 +71,38 @@ def test_a_process_in_another_pid_namespace() -> None:
         namespace = Path(f"/proc/{pid}/ns/pid").readlink().name.strip("pid:[]")
         assert identify(pid).pid_namespace == int(namespace) != identify(os.getpid()).pid_namespace
         checks = _by_name(examine(pid))
-    assert checks["pid namespace"].found.startswith("another one")
+    assert checks["pid namespace"].found == "another one than the agent's: there it is pid 1"
     assert checks["read its memory"].ok
     assert checks["python"].ok
+
+
+def test_an_agent_in_a_user_namespace_of_its_own() -> None:
+    """Its capability does not reach the target outside, although the user is the same; beside the target it does."""
+    unshare = shutil.which("unshare")
+    if os.geteuid() != 0 or unshare is None:
+        pytest.skip("only root, with unshare(1), can be sure to make a user namespace")
+    code = (
+        "import sys\n"
+        "from sentinel_agent.target.doctor import examine\n"
+        "for c in examine(int(sys.argv[1])): print(c.name, c.ok, c.remedy, sep='|')\n"
+    )
+
+    def rows(*before: str) -> dict[str, tuple[str, str]]:
+        seen = subprocess.run(
+            [*before, sys.executable, "-c", code, str(child.pid)], capture_output=True, text=True, check=True
+        )
+        return {
+            name: (ok, remedy) for name, ok, remedy in (row.split("|") for row in seen.stdout.splitlines())
+        }
+
+    with running("print('up', flush=True); input()") as child:
+        line(child)
+        inside, outside = rows(unshare, "--user", "--map-root-user"), rows()
+    assert inside["CAP_SYS_PTRACE"][0] == "True", "it has the capability, and that is not enough"
+    assert inside["process"][0] == "False"
+    assert "hostUsers" in inside["user namespace"][1]
+    assert outside["read its memory"][0] == "True"
+    assert "user namespace" not in outside
 
 
 def test_no_process_and_no_python() -> None:
