@@ -1,8 +1,9 @@
 """How much of a short burst an incident shows: `python bench/bursts.py [ROUNDS]`.
 
 A service that is otherwise idle burns for each of BURSTS seconds, ROUNDS times, and logs on its own clock when it began and
-ended. The agent beside it has default settings; only the rule is quicker than the default pack's (it fires on 0.3 s in one
-reading of a second, and again a second later), so that every burst makes incidents while it lasts. Printed is the share of the
+ended. The agent beside it has default settings; only the rule is other than the default pack's: quicker (it fires on 0.3 s in one
+reading of a second), and its stacks go on for TAIL seconds after the trigger: what comes after an incident's end is in no incident.
+Printed is the share of the
 burst's wall time for which the timeline of one incident, the one that shows most, has the burning function, and for comparison
 what that would be with one sampling period missing. A burst that no incident shows counts as 0.
 """
@@ -22,6 +23,7 @@ from sentinel_agent.profile import speedscope
 BURSTS = (0.3, 1.2, 5.0)
 ROUNDS = 5
 WARM_UP, PAUSE = 14.0, 7.3
+TAIL, GOAL = 5.0, 0.95
 LATEST = 2.5
 """Seconds after the end of a burst in which an incident of it fires at the latest."""
 SERVICE = """
@@ -44,8 +46,8 @@ rules:
     baseline: {kind: median, window: 1m}
     cooldown: 1s
     limit: {count: 1000, per: 1h}
-    capture: [{kind: stacks, duration: 500ms}]
-"""
+    capture: [{kind: stacks, duration: {TAIL}s}]
+""".replace("{TAIL}", str(TAIL))
 
 
 def shown(folder: Path) -> list[tuple[float, list[tuple[float, float]]]]:
@@ -98,7 +100,7 @@ def run(folder: Path, rounds: int) -> dict[float, list[tuple[float, float]]]:
                 service.stdin.flush()
                 began, ended = map(float, service.stdout.readline().split())
                 times[seconds].append((began, ended))
-        time.sleep(4)
+        time.sleep(TAIL + 4)
     finally:
         for process in (agent, service):
             process.terminate()
@@ -127,7 +129,7 @@ def main(rounds: int) -> None:
             least = 1 - 1 / 19 / seconds
             print(
                 f"{seconds:.1f} s: median {statistics.median(shares):.1%} of its time is shown "
-                f"({min(shares):.1%} to {max(shares):.1%}); all but one period is {least:.1%}",
+                f"({min(shares):.1%} to {max(shares):.1%}), goal >= {min(GOAL, least):.1%}",
                 flush=True,
             )
 

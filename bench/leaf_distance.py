@@ -1,4 +1,4 @@
-"""Whether what we sample is what runs: the distribution of leaf functions, ours and py-spy's: `python bench/leaf_distance.py [SECONDS]`.
+"""Whether what we sample is what runs: the distribution of leaf functions, ours and py-spy's: `python bench/leaf_distance.py [SECONDS] [PYTHON]`.
 
 On the same busy targets, in turns of TURN seconds each: our reader, py-spy pausing (its samples are of one moment), and
 py-spy pausing again. Printed is the total variation distance (half the sum of the differences of shares, 0 the same, 1 nothing in
@@ -56,11 +56,11 @@ def distance(one: Counter[str], other: Counter[str]) -> float:
     return sum(abs(one[name] / one.total() - other[name] / other.total()) for name in names) / 2
 
 
-def main(seconds: int) -> None:
+def main(seconds: int, python: str) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name:
         for kind, arguments in TARGETS.items():
-            target = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE)
+            target = subprocess.Popen([python, *arguments], stdout=subprocess.PIPE)
             try:
                 assert target.stdout
                 target.stdout.readline()
@@ -84,4 +84,4 @@ def main(seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60, sys.argv[2] if len(sys.argv) > 2 else sys.executable)

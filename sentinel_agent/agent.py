@@ -80,10 +80,8 @@ UNDER_WAY_AT_MOST = 32
 
 _TROUBLES_KEPT = 100
 OPEN_SECONDS = 0.25
-_FINISHED_SECONDS = 0.5
-"""How often it is asked whether everything has ended: each time wakes an agent that may have nothing to do."""
 RELOAD_SECONDS = 1.0
-STATUS_SECONDS = 1.0
+STATUS_SECONDS = 2.0
 SNAPSHOT_SECONDS = 2.0
 REAP_SECONDS = 5.0
 
@@ -119,6 +117,8 @@ class Agent:
         self._refused_text: str | None = None
         self._unheard: OSError | None = None
         self._stop = asyncio.Event()
+        self._appeared = asyncio.Event()  # there may be a reader to open
+        self._began = clock.monotonic()
         self._troubles: Counter[str] = Counter()
         self._disk = DiskThread()
         self.exports = make_hub(settings.exporters, store.data_dir, clock)
@@ -196,15 +196,14 @@ class Agent:
             limits = await self._disk(stored_limits, self._store)
             self._engine.load_limits(limits)
             self._postmortem.load_limits(limits)
-            await self._watchlist.scan()
+            self._began = self._clock.monotonic()
+            await self._scan()
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 loops = [
                     group.create_task(self._sampler.run(self._after_tick)),
                     group.create_task(
-                        self._every(
-                            self._watchlist.scan, lambda: self._reloader.loaded.settings.target.scan_interval
-                        )
+                        self._every(self._scan, lambda: self._reloader.loaded.settings.target.scan_interval)
                     ),
                     group.create_task(self._every(self._reload, lambda: RELOAD_SECONDS)),
                     group.create_task(self._every(self._publish, lambda: STATUS_SECONDS)),
@@ -212,7 +211,6 @@ class Agent:
                     group.create_task(self._every(self._open_readers, lambda: OPEN_SECONDS)),
                     group.create_task(self._every(self._task_snapshots.round, lambda: SNAPSHOT_SECONDS)),
                     group.create_task(self._every(self._heap_snapshots.round, lambda: SNAPSHOT_SECONDS)),
-                    group.create_task(self._stop_when_finished(stop)),
                     *(
                         [group.create_task(self._every(self._reap, lambda: REAP_SECONDS))]
                         if os.getpid() == 1
@@ -243,9 +241,13 @@ class Agent:
     async def _every(
         self, work: Callable[[], Coroutine[None, None, None]], seconds: Callable[[], float]
     ) -> None:
-        """Do `work` at intervals for ever. A fault of one round is told and counted; the next round comes."""
+        """Do `work` at intervals for ever. A fault of one round is told and counted; the next round comes.
+
+        All intervals are counted from one moment, so that rounds fall together: to be woken costs more than most of them do.
+        """
         while True:
-            await self._clock.sleep(seconds())
+            interval = seconds()
+            await self._clock.sleep(interval - (self._clock.monotonic() - self._began) % interval)
             try:
                 await work()
             except SentinelError as error:
@@ -253,10 +255,13 @@ class Agent:
             except Exception as error:  # noqa: BLE001 - whatever it is, the next round must come
                 self._internal_fault(error)
 
-    async def _stop_when_finished(self, stop: asyncio.Event) -> None:
-        while not self._watchlist.finished:
-            await self._clock.sleep(_FINISHED_SECONDS)
-        stop.set()
+    async def _scan(self) -> None:
+        await self._watchlist.scan()
+        self._stop_if_finished()
+
+    def _stop_if_finished(self) -> None:
+        if self._watchlist.finished:
+            self._stop.set()
 
     async def _drain(self) -> None:
         """Give incidents under way their time, then cancel them; each is sealed or discarded when this returns."""
@@ -417,10 +422,13 @@ class Agent:
         return found
 
     async def _open_readers(self) -> None:
-        """Open what is not open yet, one after the other, in a thread: it takes tens of milliseconds each."""
+        """Open what is not open yet, one after the other, in a thread: it takes tens of milliseconds each. Waits until there may be one."""
+        await self._appeared.wait()
         for series in tuple(self._sampler.targets.values()):
             if series.reader.wanted:
                 await asyncio.to_thread(series.reader.open)
+        if not any(series.reader.wanted for series in self._sampler.targets.values()):
+            self._appeared.clear()
 
     async def _publish(self) -> None:
         reloader = self._reloader
@@ -439,13 +447,16 @@ class Agent:
         await self._disk(self._status.publish, document)
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, TargetAppeared) and self._deck is not None:
-            self._deck.add(event.target, self._sampler.targets[event.target.pid].reader)
+        if isinstance(event, TargetAppeared):
+            self._appeared.set()
+            if self._deck is not None:
+                self._deck.add(event.target, self._sampler.targets[event.target.pid].reader)
         if isinstance(event, TargetGone):
             if self._deck is not None:
                 self._deck.remove(event.target.pid)
             self._engine.forget(event.target.role)
             self._status.forget(event.target)
+            self._stop_if_finished()
         if isinstance(event, Trouble):
             if event.what in self._troubles:  # told already: it is counted, and in the status
                 self._troubles[event.what] += 1

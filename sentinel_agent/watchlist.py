@@ -114,7 +114,8 @@ class Watchlist:
         """Look for new targets once and take them up."""
         changes = await asyncio.to_thread(self._watcher.scan, time.clock_gettime(time.CLOCK_BOOTTIME))
         for watch in tuple(self._exits.values()):
-            watch.check()
+            if not watch.at_once:
+                watch.check()
         for found in changes.appeared:
             self._take_up(found)
         self._waiting = changes.left_out

@@ -35,6 +35,9 @@ _STATE_WORDS = (
     "datastack_top",
     "base_frame",
 )
+_WORTH_IT = 1 / 3
+_REMEMBERED = 12  # looks
+_TRIED_EVERY = 16
 _FORGET = 50  # walks after which a deep chain no longer keeps the set large
 
 Kind = Literal["whole", "partial", "failed"]
@@ -149,6 +152,31 @@ class Recent:
         """Ask for it no more."""
         self._met.pop(key, None)
         self._newest = []
+
+
+class Patience:
+    """Whether a torn stack is worth reading again: only as long as that has made some of them whole.
+
+    Of a target that never stands still for as long as a look takes, another look is as torn as the first, costs as much, and shows
+    what stands still rather than what runs. It is still tried now and then, since targets change.
+    """
+
+    __slots__ = ("_helped", "_refused")
+
+    def __init__(self) -> None:
+        self._helped = 1.0
+        self._refused = 0
+
+    def again(self) -> bool:
+        """Whether to try once more."""
+        if self._helped >= _WORTH_IT:
+            return True
+        self._refused = (self._refused + 1) % _TRIED_EVERY
+        return not self._refused
+
+    def note(self, helped: bool) -> None:
+        """Another look was taken; whether the stack was whole then."""
+        self._helped += (helped - self._helped) / _REMEMBERED
 
 
 class Places:

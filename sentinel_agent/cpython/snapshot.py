@@ -22,6 +22,7 @@ _SLACK = 1024  # bytes over the last known top of the data stack that are read a
 _MAX_CHUNKS = 32
 _MAX_PAGES = 60
 _SPARE_PAGES = 12
+_MAX_LEAF_PAGES = 2
 _PAGE = 4096
 
 
@@ -59,30 +60,40 @@ class ChunkFormat:
 
 
 class Plan:
-    """What one call asks for, twice: the thread's state and the chunks, the newest first, then the pages in rising order.
+    """What one call asks for, twice: the thread's state, pages that say where the leaf is, the chunks, the newest first, other pages.
 
-    `chunks` are address, bytes, and where they begin in what the call gives; `pages` say that by number. The state and the
-    chunks are the first `core` bytes. The second time everything lies `half` further.
+    `chunks` are address, bytes, and where they begin in what the call gives; `pages` say that by number; both kinds are in rising
+    order. All but the other pages are the first `core` bytes. The second time everything lies `half` further.
     """
 
     __slots__ = ("chunks", "core", "gathering", "half", "pages")
 
-    def __init__(self, thread: int, state_size: int, numbers: list[int], chunks: list[Range]) -> None:
+    def __init__(
+        self, thread: int, state_size: int, leaf_pages: list[int], chunks: list[Range], pages: list[int]
+    ) -> None:
         ranges = [(thread, state_size)]
-        at = state_size
+        self.pages: dict[int, int] = {}
+        at = self._add_pages(leaf_pages, ranges, state_size)
         self.chunks: list[tuple[int, int, int]] = []
         for address, size in chunks:
             self.chunks.append((address, size, at))
             ranges.append((address, size))
             at += size
         self.core = at
-        self.pages: dict[int, int] = {}
+        self.half = self._add_pages(pages, ranges, at)
+        self.gathering = Gathering(ranges * 2)
+
+    def _add_pages(self, numbers: list[int], ranges: list[Range], at: int) -> int:
+        """Ask for pages, which come to lie from `at` on, those that follow each other in one range; where they end."""
         for number in numbers:
             self.pages[number] = at
-            ranges.append((number * _PAGE, _PAGE))
+            address, size = ranges[-1]
+            if address + size == number * _PAGE:
+                ranges[-1] = (address, size + _PAGE)
+            else:
+                ranges.append((number * _PAGE, _PAGE))
             at += _PAGE
-        self.half = at
-        self.gathering = Gathering(ranges * 2)
+        return at
 
 
 class Snapshot:
@@ -174,6 +185,7 @@ class Gatherer:
         self._top = self._base = 0
         self._grounded = False  # the last of the chunks is the thread's first one
         self._recent = Recent(_MAX_PAGES, _SPARE_PAGES)
+        self._leaf_pages: list[int] = []  # those of them that said last where the leaf is
         self._plan: Plan | None = None
 
     def plan(self) -> Plan:
@@ -181,7 +193,9 @@ class Gatherer:
         plan = self._plan
         if plan is None:
             chunks = [(address, self._used(address, size)) for address, size in self._chunks]
-            plan = Plan(self._thread, self._form.state.size, sorted(self._recent.keys()), chunks)
+            early = self._leaf_pages
+            late = sorted(number for number in (*self._recent.keys(),) if number not in early)
+            plan = Plan(self._thread, self._form.state.size, sorted(early), chunks, late)
             self._plan = plan
         return plan
 
@@ -225,6 +239,7 @@ class Gatherer:
             at_after = at if pointer_after == pointer else snapshot.in_pages(pointer_after, 8)
             leaf = snapshot.word(at)
             leaf_after = snapshot.word(at_after + half if at_after >= 0 else UNKNOWN)
+            self._meet_leaf_page(pointer // _PAGE)
             snapshot.pages.append(pointer // _PAGE)
             snapshot.read += [(place, 8) for place in (at, at_after) if place >= 0]
         snapshot.leaf, snapshot.leaf_after = leaf, leaf_after
@@ -237,9 +252,16 @@ class Gatherer:
         for number, byte in zip(numbers, found, strict=False):
             if byte is None:
                 self._recent.lose(number)
+                self._leaf_pages = [page for page in self._leaf_pages if page != number]
         if None in found[len(numbers) :]:
             self._chunks = []
         self._plan = None
+
+    def _meet_leaf_page(self, number: int) -> None:
+        """Ask for a page first from now on; it is among the recent ones as well."""
+        if number not in self._leaf_pages:
+            self._leaf_pages = [*self._leaf_pages, number][-_MAX_LEAF_PAGES:]
+            self._plan = None
 
     def meet(self, pages: list[int]) -> None:
         """Note pages that frames of the thread lie in."""
@@ -276,9 +298,12 @@ class Gatherer:
             address = previous
             self._grounded = not previous
 
-    def learn(self, address: int) -> None:
-        """Follow frames that were not asked for, one by one, so that the next call asks for the pages they lie in."""
-        form = self._form
+    def learn(self, address: int) -> bytes | None:
+        """Follow frames that were not asked for, one by one, so that the next call asks for the pages they lie in.
+
+        Returns the first as read, None if it is none.
+        """
+        form, first = self._form, None
         pages: dict[int, None] = {}
         for _ in range(MAX_DEPTH):
             if address in (0, self._base) or any(low <= address < low + size for low, size in self._chunks):
@@ -289,8 +314,10 @@ class Gatherer:
             previous, owner = (form.frame.unpack_from(raw, form.lead)[i] for i in (1, 5))
             if owner not in (GENERATOR, C_STACK):
                 break
+            first = first or raw
             pages[(address - form.lead) // _PAGE] = pages[(address + form.frame.size - 1) // _PAGE] = None
             if len(pages) > _MAX_PAGES:
                 break
             address = previous
         self.meet(list(pages))
+        return first

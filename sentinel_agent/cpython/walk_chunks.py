@@ -18,7 +18,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sentinel_agent.cpython.frames import ATTEMPTS, FAILED, MAX_DEPTH, Places, Reading, partial, whole
+from sentinel_agent.cpython.frames import (
+    ATTEMPTS,
+    FAILED,
+    MAX_DEPTH,
+    Patience,
+    Places,
+    Reading,
+    partial,
+    whole,
+)
 from sentinel_agent.cpython.snapshot import (
     C_STACK,
     GENERATOR,
@@ -85,6 +94,7 @@ class ChunkWalk:
         self._codes = codes
         self._form = form
         self._gatherer = Gatherer(memory, buffer, form, thread)
+        self._patience = Patience()
         self._last: dict[int, Frame] = {}  # the last whole stack, by the frames' addresses
         self._seen: dict[int, _Seen] = {}  # by address, as last looked at
         self._reading = Reading(FAILED, None)  # the last whole one
@@ -110,7 +120,10 @@ class ChunkWalk:
         self._evidence = []
         state: tuple[int, ...] | None = None
         best = FAILED
+        torn = False  # though nothing was learnt that would help
         for _ in range(ATTEMPTS):
+            if torn and not self._patience.again():
+                break
             snapshot = self._gatherer.take() if data is None else self._gatherer.see(data)
             data = None
             if snapshot is None:
@@ -118,15 +131,23 @@ class ChunkWalk:
             state = snapshot.state
             chain = self._follow(snapshot)
             self._gatherer.meet(chain.pages)
-            if chain.ends and self._rooted(chain, snapshot) and self._held(chain, snapshot):
+            found = chain.ends and self._rooted(chain, snapshot) and self._held(chain, snapshot)
+            if torn:
+                self._patience.note(found)
+            if found:
                 places = chain.places
                 self._last = dict(zip(places.addresses, places.frames, strict=True))
                 self._reading = Reading(whole(places), state)
                 self._keep(snapshot, chain.read)
                 return self._reading
             if chain.missing:
-                self._gatherer.learn(chain.missing)
+                raw = self._gatherer.learn(chain.missing)
+                if raw and not chain.met:
+                    self._accept_alone(
+                        chain, snapshot.leaf, self._form.frame.unpack_from(raw, self._form.lead)
+                    )
             best = self._torn(chain, snapshot)
+            torn = self._gatherer.plan() is snapshot.plan
         return Reading(best, state)
 
     def _unchanged(self, data: memoryview) -> bool:
@@ -169,7 +190,11 @@ class ChunkWalk:
                     chain.via_c = True
                     address = frame[1]
                     continue
-            if not held or not self._accept(chain, snapshot, address, frame) or not same:
+            if not held:
+                if frame and not chain.met:
+                    self._accept_alone(chain, address, frame)
+                break
+            if not self._accept(chain, snapshot, address, frame) or not same:
                 break
             address = frame[1]
         return chain
@@ -236,6 +261,13 @@ class ChunkWalk:
         met[address] = depth
         chain.via_c = self._form.marks_entry and bool(frame[4])
         return True
+
+    def _accept_alone(self, chain: _Chain, address: int, frame: tuple[int, ...]) -> None:
+        """Add a leaf that does not run any more: it, or what has taken its place since, ran when the look was taken; its caller is not known."""
+        _, place, end, _, hidden = self._look_at(address, frame)
+        if place is not None and end and not hidden and place.lasti >= place.code.first_traceable:
+            chain.places.add(place, address)
+            chain.met[address] = 0
 
     def _look_at(self, address: int, frame: tuple[int, ...]) -> _Seen:
         """What a frame says by itself."""

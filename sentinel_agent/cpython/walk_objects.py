@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sentinel_agent.cpython.frames import (
     ATTEMPTS,
     FAILED,
+    Patience,
     Places,
     Reading,
     Recent,
@@ -61,6 +62,7 @@ class ObjectWalk:
         self._codes = codes
         self._form = form
         self._thread = thread
+        self._patience = Patience()
         self._recent = Recent(MAX_RANGES - 1, _SPARE_FRAMES)
         self._asked: dict[int, int] = {}  # address of each frame that is asked for, and where it comes to lie
         self._half = 0
@@ -93,7 +95,10 @@ class ObjectWalk:
         self._data = None
         state: tuple[int, ...] | None = None
         best = FAILED
+        torn = False  # though nothing was learnt that would help
         for attempt in range(ATTEMPTS):
+            if torn and not self._patience.again():
+                break
             if data is None or attempt:
                 data = self._memory.gather(self.gathering(), self._buffer)
             if data is not None and not self._twice:
@@ -106,6 +111,8 @@ class ObjectWalk:
             state = self._form.state.unpack(data, 0)
             chain, places, stopped = self._follow(state[self._form.leaf_at], snapshot)
             self._meet(chain)
+            if torn:
+                self._patience.note(not stopped)
             if not stopped:
                 self._last = chain[::-1]
                 self._data = data[: 2 * self._half].tobytes() if self._gathering and self._twice else None
@@ -114,6 +121,7 @@ class ObjectWalk:
             if stopped not in asked:
                 self._learn(chain, stopped)
             best = partial(places, self._from_root(snapshot, set(chain)))
+            torn = self._gathering is not None
         return Reading(best, state)
 
     def _again(self, data: memoryview) -> memoryview | None:

@@ -46,6 +46,10 @@ _OTHERS_AT_FIRST = 0.4
 """Share of the overhead that the rest of the agent is taken to use before it was measured: its first second is no rule."""
 _IDLE_RATE = 19.0
 """An idle target is looked at as often as another: what a burst loses at its begin is up to one period."""
+_CALM = 0.6
+"""Share of the overhead that the agent keeps to while no target does more than it usually does; the rest is for when one does."""
+_USUAL = 0.05
+"""Weight of the last second in what a target usually uses: some 20 seconds count."""
 _LEAST_SHARE = 0.3
 """Of the whole overhead the recorder may always take this much, whatever the rest of the agent costs."""
 _LONGEST_SLEEP = 0.25
@@ -58,13 +62,14 @@ _MOST_HELD = 8
 
 @dataclass(slots=True)
 class _Seat:
-    """One target on the deck. `due` is on the monotonic clock, `cost` in CPU seconds for one look."""
+    """One target on the deck. `due` is on the monotonic clock, `cost` in CPU seconds for one look, `usual` in cores."""
 
     target: Target
     flight: Flight
     due: float
     cost: float = _FIRST_COST
     rate: Rate | None = None
+    usual: float | None = None
 
 
 class FlightDeck:
@@ -181,20 +186,27 @@ class FlightDeck:
             seat.due = now + CLOSED_SECONDS
 
     def _plan_rates(self, elapsed: float) -> None:
-        loads = {pid: Load(seat.cost, self._cores(pid)) for pid, seat in self._seats.items()}
+        loads = {}
+        for pid, seat in self._seats.items():
+            cores = self._cores(pid)
+            seat.usual = smoothed(seat.usual, cores, _USUAL)
+            loads[pid] = Load(seat.cost, cores, seat.usual)
         before = {pid: seat.rate for pid, seat in self._seats.items() if seat.rate is not None}
-        for pid, rate in plan(
-            loads, RateSettings(budget=self._budget(elapsed), idle=_IDLE_RATE), before
-        ).items():
+        for pid, rate in plan(loads, self._rate_settings(elapsed), before).items():
             self._seats[pid].rate = rate
 
-    def _budget(self, elapsed: float) -> float:
-        """What looking may cost, in cores: the overhead less what the rest of the agent has used lately."""
+    def _rate_settings(self, elapsed: float) -> RateSettings:
+        """With what looking may cost: the overhead, or the calm part of it, less what the rest of the agent has used lately."""
         cpu = process_time()
         others = max(0.0, cpu - self._cpu_before - self._spent) / elapsed
         self._cpu_before, self._spent = cpu, 0.0
         self._others = smoothed(self._others, min(others, self.overhead))
-        return max(self.overhead - self._others, self.overhead * _LEAST_SHARE)
+        least = self.overhead * _LEAST_SHARE
+        return RateSettings(
+            budget=max(self.overhead - self._others, least),
+            calm=max(_CALM * self.overhead - self._others, _CALM * least),
+            idle=_IDLE_RATE,
+        )
 
     def _flush(self) -> None:
         """Whoever holds a ring sees every look."""

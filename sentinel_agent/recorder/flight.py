@@ -31,7 +31,7 @@ MAX_THREADS = 64
 MAX_PLACES = 50_000
 BATCH = 32
 """Looks that wait to be put into the ring, at most."""
-_FACTS_EVERY = 5.0
+_FACTS_EVERY = 15.0
 _CPUCLOCK_SCHED = (
     2  # clock_getres(2), and include/linux/posix-timers.h: the clock of another process's CPU time
 )

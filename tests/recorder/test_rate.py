@@ -124,6 +124,32 @@ def test_a_level_is_left_later_than_entered(previous: object, cores: float, expe
     assert level(previous, cores) == expected  # type: ignore[arg-type]  # the table above holds levels
 
 
+@pytest.mark.parametrize(
+    ("previous", "cores", "usual", "expected"),
+    [
+        ("base", 1.0, 0.1, "raised"),
+        ("base", 1.0, 0.9, "base"),
+        ("raised", 1.0, 0.85, "raised"),
+        ("raised", 1.0, 0.95, "base"),
+        (None, 1.0, 1.0, "base"),
+    ],
+)
+def test_what_a_target_always_does_raises_no_rate(
+    previous: object, cores: float, usual: float, expected: str
+) -> None:
+    """Only what is new is looked at more often, and a level is left later than entered here too."""
+    assert level(previous, cores, usual) == expected  # type: ignore[arg-type]  # the table above holds levels
+
+
+def test_the_calm_budget_holds_until_a_target_does_something_new() -> None:
+    """Of two busy targets both keep to the calm budget; one that begins to burn brings the whole budget into force."""
+    settings = RateSettings(budget=0.01, calm=0.004)
+    steady, new = Load(4e-4, 0.9, usual=0.9), Load(4e-4, 0.9, usual=0.0)
+    calm, raised = plan({1: steady, 2: steady}, settings), plan({1: steady, 2: new}, settings)
+    assert sum(4e-4 * rate.rate for rate in calm.values()) <= 0.004
+    assert 0.004 < sum(4e-4 * rate.rate for rate in raised.values()) <= 0.01
+
+
 def test_no_rate_is_round() -> None:
     """No step goes into a hundred milliseconds, a second or a minute's parts that timers like: 1, 2, 5, 10, 20, 25, 50, 100 Hz."""
     for rung in LADDER:
