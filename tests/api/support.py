@@ -14,9 +14,10 @@ from sentinel_agent.api.context import Context
 from sentinel_agent.api.guard import Address, Guard
 from sentinel_agent.capture.base import Series, SeriesWindow
 from sentinel_agent.capture.heap import HeapCensus, HeapDocument, TypeTotal
+from sentinel_agent.capture.injected import Injection
 from sentinel_agent.capture.stacks import StackFrame
 from sentinel_agent.capture.task_groups import TaskEntry, TaskGroup, TasksDocument
-from sentinel_agent.capture.tracemalloc import Injection, LineGrowth, TracemallocDocument
+from sentinel_agent.capture.tracemalloc import LineGrowth, TracemallocDocument
 from sentinel_agent.core.model import Role, TargetId
 from sentinel_agent.errors import NoSuchTargetError
 from sentinel_agent.profile import pprof, speedscope

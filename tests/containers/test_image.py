@@ -88,7 +88,7 @@ def test_a_missing_right_is_named_and_its_remedy_works(
 ) -> None:
     """Doctor's advice, followed to the letter, makes the target readable."""
     name, broken, mended = OBSTACLES[case]
-    hidden = {"command": ("/usr/bin/python3", "-c", UNDUMPABLE)} if name == "dumpable" else {}
+    hidden: dict[str, Any] = {"command": ("/usr/bin/python3", "-c", UNDUMPABLE)} if name == "dumpable" else {}
     with target(rootfs, tmp_path, **hidden) as neighbour:
 
         def examined(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
