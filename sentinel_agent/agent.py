@@ -44,6 +44,7 @@ from sentinel_agent.status import StatusWriter
 from sentinel_agent.store.limits import encode_limits, stored_limits
 from sentinel_agent.tap.capture import RequestsCapture
 from sentinel_agent.tap.forward import RequestForwarder
+from sentinel_agent.tap.levels import levels_of
 from sentinel_agent.tap.probe import ProxyProbe
 from sentinel_agent.target.orphans import Orphans
 from sentinel_agent.target.own_memory import OwnMemory
@@ -130,6 +131,7 @@ class Agent:
             self._captures.captures["requests"] = RequestsCapture(tap, clock)
             instance = settings.target.instance or socket.gethostname()
             tap.on_records = RequestForwarder(self.exports, clock, instance)
+            tap.levels = lambda: levels_of(tuple(self._sampler.targets.values()))
         self._engine = RuleEngine(rules_of(loaded), cpu_max=settings.capture.cpu_max)
         self._sampler = Sampler(clock, settings.sampler.interval, self._on_tick)
         self._postmortem = Postmortem(settings.postmortem)

@@ -280,9 +280,10 @@ class AccessLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdaptiveLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a worker is overloaded, the routes that made it so are held down. Observe: say so and let pass.
+    """When a worker is overloaded, what made it so is held down. Observe: say so and let pass.
 
-    The level is the larger of the worker's CPU (of one core) and the delay of its event loop over `lag`.
+    The level is the largest of the worker's CPU (of one core), the delay of its event loop over `lag`, its container's
+    CPU of the quota, and what the agent reads of its targets.
     """
 
     mode: Literal["off", "observe", "enforce"] = "off"
@@ -291,6 +292,13 @@ class AdaptiveLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lag: Annotated[
         Duration, Meta(gt=0, le=10, description="delay of the event loop that counts as a level of 1")
     ] = 0.05
+    metrics: Annotated[
+        tuple[Literal["cpu", "cpu_limit", "rss_limit", "throttled"], ...],
+        Meta(description="readings of the agent's targets that count, each as a share of 100 percent"),
+    ] = ("cpu", "cpu_limit")
+    load_test: Annotated[
+        HeaderMatch | None, Meta(description="marks the requests of a load test: the first to be refused")
+    ] = None
 
 
 class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -93,8 +93,8 @@ class Exchange:
         limit = route.bucket
         if limit is not None and not limit.take(self.start_time) and self.over_limit(route):
             return
-        held = route.held
-        if held is not None and route.stats.inflight > held.base and self.worker.shed(self, route):
+        shedding = self.worker.shedding
+        if (route.held is not None or shedding.looks) and shedding.refuses(self, route):
             return
         if route.spec.trace:
             self.place = self.worker.tracer.begin(self.head.fields)
@@ -122,7 +122,10 @@ class Exchange:
         assert limit is not None, "it has a limit"
         self.downstream.listener.limited += 1
         if spec.mode != "enforce":
+            route.stats.count("rate_limit.observed")
+            self.observe("rate limit would answer 429")
             return False
+        route.stats.count("rate_limit")
         wait = f"{max(1, round(limit.wait()))}"
         self.answer(Reply(429, b"rate limit\n", (("Retry-After", wait),)), flags.RATE_LIMITED)
         return True

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from sentinel_agent.proxy.cluster import ClusterPool
-    from sentinel_agent.proxy.config import Listener, Route, Tracing
+    from sentinel_agent.proxy.config import Listener, ProxyConfig, Route
     from sentinel_agent.proxy.flags import Flag
     from sentinel_agent.proxy.relay import Relay
     from sentinel_agent.proxy.worker import Worker
@@ -98,9 +98,9 @@ class HttpListener(BaseListener):
     """Where requests come in; `limited` ones met a rate limit."""
 
     def __init__(
-        self, worker: Worker, spec: Listener, clusters: Mapping[str, ClusterPool], tracing: Tracing
+        self, worker: Worker, spec: Listener, clusters: Mapping[str, ClusterPool], config: ProxyConfig
     ) -> None:
-        """Compile the routes.
+        """Compile the routes of a listener of `config`.
 
         Raises:
             OperatorError: a filter cannot be made, or a file is of no use.
@@ -108,8 +108,9 @@ class HttpListener(BaseListener):
         super().__init__(worker, spec)
         self.limits = Limits(spec.limits.head, spec.limits.target, spec.limits.headers)
         self.lean_bytes = min(spec.limits.head, spec.limits.target, 16 * 1024)
-        self.pattern = request_pattern(spec)
-        self.routes = [CompiledRoute(spec, route, tracing) for route in spec.routes]
+        mark = config.adaptive_limit.load_test
+        self.pattern = request_pattern(spec, *([mark.name] if mark is not None else []))
+        self.routes = [CompiledRoute(spec, route, config.tracing) for route in spec.routes]
         for route in self.routes:
             route.pools = _shares(route.spec, clusters)
             route.lean = (

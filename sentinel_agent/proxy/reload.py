@@ -11,7 +11,6 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from sentinel_agent.proxy.limiter import AdaptiveLimiter
 from sentinel_agent.proxy.tls import ClientTls
 from sentinel_agent.proxy.tracing import Tracer
 from sentinel_agent.proxy.worker import open_log
@@ -44,7 +43,7 @@ async def reload(worker: Worker, config: ProxyConfig, sockets: Mapping[str, sock
     worker.clusters = clusters
     worker.tracer = Tracer(config.tracing, config.service, socket.gethostname(), worker.random)
     if before.adaptive_limit != config.adaptive_limit:
-        worker.limiter = AdaptiveLimiter(config.adaptive_limit.threshold, config.adaptive_limit.hold)
+        worker.shedding.take(config.adaptive_limit)
     worker.access_log, old_log = access_log, worker.access_log
     await _take_listeners(worker, fresh, sockets)
     for pool in gone:

@@ -35,7 +35,7 @@ class CompiledRoute:
     """A route and what can be known of it before any request. `removed` holds the fields that ours take the place of.
 
     `bucket`, `filters` and `pools` (clusters, each with the end of its share of 1) are filled in by the worker, `number` is its place
-    among all routes of the worker, `held` what the adaptive limiter lets it have.
+    among all routes of the worker, `held` what the adaptive limiter lets it have; its `key` stays over a reload.
     """
 
     __slots__ = (
@@ -44,6 +44,7 @@ class CompiledRoute:
         "conditions",
         "filters",
         "held",
+        "key",
         "lean",
         "lean_answer",
         "listener",
@@ -64,6 +65,7 @@ class CompiledRoute:
         self.name = spec.name
         self.number = 0
         self.listener = listener.name
+        self.key = f"{listener.name}/{spec.name}"
         self.spec = spec
         self.stats = RouteStats()
         self.bucket: TokenBucket | None = None
@@ -128,9 +130,9 @@ def _lines(edits: HeaderEdits) -> bytes:
     return b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in lines)
 
 
-def request_pattern(listener: Listener) -> re.Pattern[bytes]:
-    """The expression that takes out of a head every field that some route of the listener reads or replaces."""
-    names: dict[bytes, None] = dict.fromkeys(REQUEST_FIELDS)
+def request_pattern(listener: Listener, *others: str) -> re.Pattern[bytes]:
+    """The expression that takes out of a head every field that some route of the listener reads or replaces, and `others`."""
+    names: dict[bytes, None] = dict.fromkeys((*REQUEST_FIELDS, *(name.lower().encode() for name in others)))
     for route in listener.routes:
         if route.trace:
             names |= dict.fromkeys(TRACE_FIELDS)

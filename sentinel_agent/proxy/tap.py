@@ -6,10 +6,11 @@ import asyncio
 import os
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sentinel_agent.proxy.inflight import InFlightTable
-from sentinel_agent.proxy.messages import VERSION, Batch, Hello, encode
+from sentinel_agent.proxy.messages import VERSION, Batch, Hello, Levels, decode, encode, receive
 from sentinel_agent.proxy.stats import counts_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Tap:
                     socket.send_fds(sock, [encode(self._hello(worker))], [self.table.descriptor])
                     failures = 0
                     self.connected = True
-                    await self._send_batches(sock, worker)
+                    await self._talk(sock, worker)
                 except (OSError, TimeoutError):
                     failures += 1
                 finally:
@@ -70,6 +71,20 @@ class Tap:
 
     def _hello(self, worker: Worker) -> Hello:
         return Hello(VERSION, os.getpid(), worker.config.service, tuple(worker.routes.names))
+
+    async def _talk(self, sock: socket.socket, worker: Worker) -> None:
+        """Tell, and listen, until the agent is gone."""
+        listening = asyncio.create_task(self._listen(sock, worker), name="tap: levels")
+        try:
+            await self._send_batches(sock, worker)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    async def _listen(self, sock: socket.socket, worker: Worker) -> None:
+        with suppress(EOFError, OSError, ValueError):  # that the agent is gone is noticed when it is told
+            while True:
+                worker.shedding.told(decode(await receive(sock), Levels).levels)
 
     async def _send_batches(self, sock: socket.socket, worker: Worker) -> None:
         loop = asyncio.get_running_loop()
@@ -83,7 +98,9 @@ class Tap:
             )
             connections = sum(len(each.connections) for each in worker.http)
             connections += sum(len(each.connections) for each in worker.tcp)
-            batch = encode(Batch(worker.now(), counts, records, self.dropped, connections))
+            batch = encode(
+                Batch(worker.now(), counts, records, self.dropped, connections, worker.shedding.state())
+            )
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await loop.sock_sendall(sock, batch)

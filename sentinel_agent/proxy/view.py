@@ -127,7 +127,9 @@ class RequestView(Edits):
         """
         exchange = self._exchange
         worker = exchange.worker
-        pool = worker.clusters[cluster]
+        pool = worker.clusters.get(cluster)
+        if pool is None:
+            raise ConnectionError(f"there is no cluster {cluster} any more")
         key = pool.key(exchange.head, exchange.downstream.client)
         async with asyncio.timeout(timeout):
             return await ask(worker, pool, message, key=key, keep=keep)

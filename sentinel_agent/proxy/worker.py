@@ -18,11 +18,10 @@ from sentinel_agent.proxy.acceptor import Acceptor
 from sentinel_agent.proxy.accesslog import AccessLog
 from sentinel_agent.proxy.accounting import record_of
 from sentinel_agent.proxy.cluster import ClusterPool, Server
-from sentinel_agent.proxy.filters import Reply
-from sentinel_agent.proxy.limiter import AdaptiveLimiter
 from sentinel_agent.proxy.listener import BaseListener, HttpListener, TcpListener
 from sentinel_agent.proxy.numbers import RouteNumbers
 from sentinel_agent.proxy.recovery import connect_failed, refused
+from sentinel_agent.proxy.shedding import Shedding
 from sentinel_agent.proxy.tls import words_of
 from sentinel_agent.proxy.tracing import Tracer
 from sentinel_agent.proxy.upstream import UpstreamConnection
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.exchange import Exchange
     from sentinel_agent.proxy.records import RequestRecord
     from sentinel_agent.proxy.relay import Relay
-    from sentinel_agent.proxy.routes import CompiledRoute
     from sentinel_agent.proxy.tap import Tap
 
 log = logging.getLogger(__name__)
@@ -82,9 +80,8 @@ class Worker:
         self.routes = RouteNumbers()
         self.routes.assign(self.http)
         self._sockets = sockets
-        self.limiter = AdaptiveLimiter(config.adaptive_limit.threshold, config.adaptive_limit.hold)
+        self.shedding = Shedding(self)
         self._lag = 0.0
-        self.shed_count = 0
         self.observing = 0
         self._servers: dict[str, asyncio.Server | Acceptor] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -124,7 +121,7 @@ class Worker:
                 assert spec.cluster is not None, "the configuration was checked"
                 found.append(TcpListener(self, spec, clusters[spec.cluster]))
             else:
-                found.append(HttpListener(self, spec, clusters, config.tracing))
+                found.append(HttpListener(self, spec, clusters, config))
         return found
 
     def take_listeners(self, listeners: Sequence[BaseListener]) -> None:
@@ -141,7 +138,7 @@ class Worker:
             await self.listen(listener, self._sockets[listener.spec.name])
         self.spawn(self._turn_wheel(), "deadlines")
         self.spawn(self._flush(), "flush")
-        self.spawn(self._watch_level(), "adaptive limit")
+        self.spawn(self.shedding.run(), "adaptive limit")
         if self.tap is not None:
             self.spawn(self.tap.run(self), "tap")
 
@@ -244,45 +241,10 @@ class Worker:
             self._lag = max(self._lag, now - planned)
             self.wheel.turn(now)
 
-    async def _watch_level(self) -> None:
-        before, cpu = self.now(), time.process_time()
-        spent: dict[int, float] = {}
-        while True:
-            await asyncio.sleep(1)
-            if self.config.adaptive_limit.mode == "off":
-                continue
-            now, used = self.now(), time.process_time()
-            level = max((used - cpu) / (now - before), self._lag / self.config.adaptive_limit.lag)
-            routes = [route for listener in self.http for route in listener.routes]
-            use = {
-                route.number: (route.stats.seconds - spent.get(route.number, 0.0)) / (now - before)
-                for route in routes
-            }
-            spent = {route.number: route.stats.seconds for route in routes}
-            before, cpu, self._lag = now, used, 0.0
-            self.limit(level, use)
-
-    def limit(self, level: float, use: Mapping[int, float]) -> None:
-        """One step of the adaptive limiter; what it decides is logged."""
-        self.limiter.step(level, use)
-        for route in (route for listener in self.http for route in listener.routes):
-            held = self.limiter.held.get(route.number)
-            if (held is None) != (route.held is None):
-                words = "let go" if held is None else f"held to {held.base:.0f} requests under way"
-                log.warning("route %s is %s: level %.2f", route.name, words, self.limiter.level)
-            route.held = held
-
-    def shed(self, exchange: Exchange, route: CompiledRoute) -> bool:
-        """The route has more under way than it may: answer so, unless the limiter only observes."""
-        self.shed_count += 1
-        if self.config.adaptive_limit.mode != "enforce":
-            return False
-        exchange.answer(
-            Reply(429, b"overloaded\n", (("Retry-After", "1"),)),
-            flags.RATE_LIMITED,
-            f"route {route.name} is held",
-        )
-        return True
+    def take_lag(self) -> float:
+        """The longest delay of the event loop since the last call, in seconds."""
+        lag, self._lag = self._lag, 0.0
+        return lag
 
     async def _flush(self) -> None:
         while True:

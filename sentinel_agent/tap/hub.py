@@ -13,16 +13,31 @@ import socket
 import struct
 from array import array
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from sentinel_agent.proxy.inflight import InFlight, InFlightView
-from sentinel_agent.proxy.messages import HEADER_BYTES, MAX_FRAME, VERSION, Batch, Hello, decode, frame_length
+from sentinel_agent.proxy.messages import (
+    HEADER_BYTES,
+    MAX_LEVELS,
+    VERSION,
+    Batch,
+    Hello,
+    Levels,
+    decode,
+    encode,
+    frame_length,
+    receive,
+    receive_exactly,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sentinel_agent.clock import Clock
+    from sentinel_agent.proxy.messages import TargetLevel
     from sentinel_agent.proxy.records import RequestRecord
 
 MAX_WORKERS = 256
@@ -33,6 +48,8 @@ KEPT = 50
 HISTORY = 60
 HISTORY_SECONDS = 0.5
 """How many counts by route are kept, and how far apart they are."""
+TELL_SECONDS = 1.0
+"""How often workers are told; one that does not take it in for so long is told no more."""
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -118,7 +135,7 @@ def _requests(batch: Batch) -> array[int]:
 class TapHub:
     """Listens on `listener`, a bound Unix socket, which it takes over. `refused` messages were no messages of a worker.
 
-    `on_records` gets the records of every batch.
+    `on_records` gets the records of every batch; `levels` says how loaded the agent's targets are, which the workers are told.
     """
 
     def __init__(
@@ -130,6 +147,7 @@ class TapHub:
         self._listener = listener
         self._clock = clock
         self.on_records = on_records
+        self.levels: Callable[[], Iterable[TargetLevel]] = lambda: ()
         self._workers: dict[int, WorkerView] = {}
         self._connections = 0
         self.refused = 0
@@ -165,10 +183,12 @@ class TapHub:
     async def _listen(self, connection: socket.socket) -> None:
         with connection:
             connection.setblocking(False)
+            teller: asyncio.Task[None] | None = None
             try:
                 view = await self._welcome(connection)
+                teller = asyncio.create_task(self._tell_levels(connection), name=f"levels for {view.pid}")
                 while True:
-                    batch = decode(await _frame(connection), Batch)
+                    batch = decode(await receive(connection), Batch)
                     if any(each.requests < 0 for each in batch.counts):
                         raise ValueError("a negative count")  # noqa: TRY301
                     view.take(batch, self._clock.monotonic())
@@ -179,6 +199,20 @@ class TapHub:
                 self.refused += 1
             finally:
                 self._connections -= 1
+                if teller is not None:
+                    teller.cancel()
+                    await asyncio.gather(teller, return_exceptions=True)
+
+    async def _tell_levels(self, connection: socket.socket) -> None:
+        """Tell a worker how loaded the targets are, until it is gone or does not listen."""
+        loop = asyncio.get_running_loop()
+        with suppress(OSError, TimeoutError):
+            while True:
+                levels = tuple(islice(self.levels(), MAX_LEVELS))
+                if levels:
+                    async with asyncio.timeout(TELL_SECONDS):
+                        await loop.sock_sendall(connection, encode(Levels(levels)))
+                await self._clock.sleep(TELL_SECONDS)
 
     async def _welcome(self, connection: socket.socket) -> WorkerView:
         """Read the first frame, which brings a descriptor.
@@ -191,8 +225,8 @@ class TapHub:
         try:
             if not data:
                 raise EOFError
-            data += await _exactly(connection, HEADER_BYTES - len(data))
-            hello = decode(await _exactly(connection, frame_length(data)), Hello)
+            data += await receive_exactly(connection, HEADER_BYTES - len(data))
+            hello = decode(await receive_exactly(connection, frame_length(data)), Hello)
             if hello.version != VERSION:
                 raise ValueError(f"a worker that speaks version {hello.version}: expected {VERSION}")
             table = InFlightView(descriptors[0]) if descriptors else None
@@ -208,21 +242,6 @@ class TapHub:
             self._workers.pop(min(self._workers, key=lambda each: self._workers[each].heard)).close()
         view = self._workers[pid] = WorkerView(pid, hello, table, self._clock.monotonic())
         return view
-
-
-async def _frame(connection: socket.socket) -> bytes:
-    return await _exactly(connection, frame_length(await _exactly(connection, HEADER_BYTES)))
-
-
-async def _exactly(connection: socket.socket, size: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    data = bytearray()
-    while len(data) < size:
-        piece = await loop.sock_recv(connection, min(size - len(data), MAX_FRAME))
-        if not piece:
-            raise EOFError
-        data += piece
-    return bytes(data)
 
 
 async def _readable(connection: socket.socket) -> None:

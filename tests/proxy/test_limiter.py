@@ -19,7 +19,7 @@ class Traffic:
     rate: float = 0.0
 
 
-def run(limiter: AdaptiveLimiter, routes: dict[int, Traffic], seconds: int) -> list[float]:
+def run(limiter: AdaptiveLimiter, routes: dict[str, Traffic], seconds: int) -> list[float]:
     """Play so many seconds; the level at the end of each."""
     levels = []
     for _ in range(seconds):
@@ -35,42 +35,42 @@ def run(limiter: AdaptiveLimiter, routes: dict[int, Traffic], seconds: int) -> l
 def test_the_level_settles_at_the_threshold_and_the_innocent_pass(cost: float) -> None:
     """One route times five, for costs over two decades: within 5 % after 20 s, no swinging, the other untouched."""
     wanted = 0.25 / cost
-    routes = {0: Traffic(wanted, cost, 8 / wanted), 1: Traffic(wanted, cost, 8 / wanted)}
+    routes = {"a": Traffic(wanted, cost, 8 / wanted), "b": Traffic(wanted, cost, 8 / wanted)}
     limiter = AdaptiveLimiter(0.8, 5)
     run(limiter, routes, 120)
     assert limiter.held == {}
-    routes[0].demand *= 5
+    routes["a"].demand *= 5
     levels = run(limiter, routes, 60)
-    assert 0 in limiter.held
-    assert 1 not in limiter.held
-    assert routes[1].rate == wanted
+    assert "a" in limiter.held
+    assert "b" not in limiter.held
+    assert routes["b"].rate == wanted
     assert max(levels[20:]) <= 0.8 * 1.05
     assert max(levels[40:]) - min(levels[40:]) <= 0.1
 
 
 def test_it_begins_in_time_and_ends_when_the_load_does() -> None:
     """Held within `hold` and two seconds of the step, all forgotten 15 s after its end."""
-    routes = {0: Traffic(100, 0.0025, 0.05), 1: Traffic(100, 0.0025, 0.05)}
+    routes = {"a": Traffic(100, 0.0025, 0.05), "b": Traffic(100, 0.0025, 0.05)}
     limiter = AdaptiveLimiter(0.8, 5)
     run(limiter, routes, 120)
-    routes[0].demand = 500
+    routes["a"].demand = 500
     run(limiter, routes, 7)
-    assert list(limiter.held) == [0]
+    assert list(limiter.held) == ["a"]
     run(limiter, routes, 20)
-    routes[0].demand = 100
+    routes["a"].demand = 100
     run(limiter, routes, 15)
     assert limiter.held == {}
 
 
 def test_where_nothing_rose_the_largest_is_held_and_then_the_next() -> None:
     """An overload from the start: one after the other, until the level is down."""
-    routes = {0: Traffic(100, 0.006, 0.3), 1: Traffic(100, 0.006, 0.2), 2: Traffic(1, 0.0001, 0.01)}
+    routes = {"a": Traffic(100, 0.006, 0.3), "b": Traffic(100, 0.006, 0.2), "c": Traffic(1, 0.0001, 0.01)}
     limiter = AdaptiveLimiter(0.8, 2)
-    limiter._usual.update({0: 1e6, 1: 1e6, 2: 1e6})
+    limiter._usual.update({"a": 1e6, "b": 1e6, "c": 1e6})
     run(limiter, routes, 3)
-    assert list(limiter.held) == [0]
+    assert list(limiter.held) == ["a"]
     levels = run(limiter, routes, 60)
-    assert 2 not in limiter.held
+    assert "c" not in limiter.held
     assert max(levels[-20:]) <= 0.8 * 1.05
 
 
@@ -78,15 +78,15 @@ def test_a_probe_always_passes() -> None:
     """However large the excess, one request may be under way."""
     limiter = AdaptiveLimiter(0.5, 1)
     for _ in range(100):
-        limiter.step(1.5, {0: 40.0})
-    assert limiter.allows(0, 1)
-    assert not limiter.allows(0, 3)
-    assert limiter.allows(7, 1000)
+        limiter.step(1.5, {"a": 40.0})
+    assert limiter.allows("a", 1)
+    assert not limiter.allows("a", 3)
+    assert limiter.allows("z", 1000)
 
 
 def test_a_short_spike_blames_nobody() -> None:
     """Fewer seconds than `hold` over the threshold."""
     limiter = AdaptiveLimiter(0.8, 5)
     for level in (0.1, 1.2, 1.2, 1.2, 0.1, 0.1, 0.1):
-        limiter.step(level, {0: 10.0})
+        limiter.step(level, {"a": 10.0})
     assert limiter.held == {}

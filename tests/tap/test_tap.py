@@ -22,7 +22,16 @@ from sentinel_agent.findings.requests import RequestsDocument, in_words
 from sentinel_agent.probes.base import Moment, Subject
 from sentinel_agent.proxy.config import parse_proxy
 from sentinel_agent.proxy.inflight import SLOTS, InFlightTable, InFlightView
-from sentinel_agent.proxy.messages import HEADER_BYTES, Batch, Hello, decode, encode, frame_length
+from sentinel_agent.proxy.level import TOLD_SECONDS
+from sentinel_agent.proxy.messages import (
+    HEADER_BYTES,
+    Batch,
+    Hello,
+    TargetLevel,
+    decode,
+    encode,
+    frame_length,
+)
 from sentinel_agent.proxy.tap import MAX_HELD, Tap
 from sentinel_agent.proxy.worker import Worker
 from sentinel_agent.tap.capture import RequestsCapture
@@ -53,7 +62,7 @@ async def hub_on(path: Path) -> AsyncIterator[TapHub]:
 
 
 @asynccontextmanager
-async def worker_telling(path: Path, port: int, route: str = "") -> AsyncIterator[Proxy]:
+async def worker_telling(path: Path, port: int, route: str = "", more: str = "") -> AsyncIterator[Proxy]:
     """A worker that tells the socket at `path`."""
     config = parse_proxy(
         "p.yaml",
@@ -64,6 +73,7 @@ listeners:
     routes: [{{name: first, match: {{prefix: /first}}, response: {{status: 200}}}}, {{name: all, cluster: back, {route}}}]
 clusters: [{{name: back, endpoints: [{{address: "127.0.0.1:{port}"}}]}}]
 tracing: {{sampling: 100}}
+{more}
 """.encode(),
     )
     sock = bound()
@@ -255,3 +265,23 @@ def test_messages_are_what_they_were() -> None:
     assert decode(data[HEADER_BYTES:], Hello) == hello
     with pytest.raises(msgspec.ValidationError):
         decode(data[HEADER_BYTES:], Batch)
+
+
+async def test_the_agent_tells_how_loaded_its_targets_are(tmp_path: Path) -> None:
+    """A worker hears it, and goes by its own again when the agent is gone."""
+    path = tmp_path / "tap.sock"
+    more = "adaptive_limit: {mode: observe, lag: 10s}"
+    async with upstream(answering(OK)) as port, worker_telling(path, port, more=more) as running:
+        meter = running.worker.shedding._meter
+        assert meter is not None
+        async with hub_on(path) as hub:
+            hub.levels = lambda: iter([TargetLevel("shop (pid 7)", "cpu", 7.5)])
+            await until(lambda: meter._told)
+            assert meter.measure(running.worker.now(), 0.0) == (7.5, "cpu of shop (pid 7)")
+            await until(lambda: told(hub))
+            view = hub.worker(os.getpid())
+            assert view is not None
+            assert view.batch is not None
+            assert view.batch.limit is not None
+            assert view.batch.limit.mode == "observe"
+        assert meter.measure(running.worker.now() + TOLD_SECONDS + 1, 0.0).value < 7.5

@@ -1,0 +1,174 @@
+"""The adaptive limit of one worker: measures, lets the limiter decide, refuses what is too much, and can say why."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from sentinel_agent.proxy import flags
+from sentinel_agent.proxy.filters import Reply
+from sentinel_agent.proxy.gate import BUCKET_SECONDS, InflightGate
+from sentinel_agent.proxy.level import Level, LevelMeter
+from sentinel_agent.proxy.limiter import AdaptiveLimiter, Decided, Held, HeldState, LimitState
+from sentinel_agent.proxy.matching import header_test
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sentinel_agent.proxy.config import AdaptiveLimit
+    from sentinel_agent.proxy.exchange import Exchange
+    from sentinel_agent.proxy.messages import TargetLevel
+    from sentinel_agent.proxy.routes import CompiledRoute
+    from sentinel_agent.proxy.worker import Worker
+
+log = logging.getLogger(__name__)
+
+KEPT: Final = 50
+"""Decisions that are remembered."""
+_STEP: Final = round(1 / BUCKET_SECONDS)
+_FREE: Final = Held(float("inf"), 0.0)
+"""Marks a route that is not held while the global gate decides, so that its requests are looked at."""
+
+
+class Shedding:
+    """`looks` is whether every request must be asked about, not only those of held routes."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.take(worker.config.adaptive_limit)
+
+    def take(self, spec: AdaptiveLimit) -> None:
+        """Go by `spec` from now on, and know nothing of before."""
+        self.spec = spec
+        self._limiter = AdaptiveLimiter(spec.threshold, spec.hold)
+        self._gate = InflightGate()
+        self._gate_limit: int | None = None
+        self._meter = LevelMeter(spec, self._worker.now()) if spec.mode != "off" else None
+        self._source = ""
+        self._recent: deque[Decided] = deque(maxlen=KEPT)
+        marked = spec.load_test if spec.mode != "off" else None
+        self._mark = None if marked is None else (marked.name.lower().encode(), header_test(marked))
+        self._marked = 0
+        self._load_test_why = self._gate_why = ""
+        self.looks = self._mark is not None
+        for route in self._routes():
+            route.held = None
+
+    def told(self, levels: Sequence[TargetLevel]) -> None:
+        """The agent has told of its targets."""
+        if self._meter is not None:
+            self._meter.told(levels, self._worker.now())
+
+    # -- once a second -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        worker = self._worker
+        began = worker.now()
+        ended, spent, before = 0, 0.0, self._spent()
+        seen: dict[str, int] = {}
+        for number in count(1):
+            await asyncio.sleep(BUCKET_SECONDS)
+            meter = self._meter
+            if meter is None:
+                continue
+            stats = [route.stats for route in self._routes()]
+            total, seconds = sum(each.requests for each in stats), sum(each.seconds for each in stats)
+            if total >= ended:
+                self._gate.bucket(total - ended, seconds - spent)
+            ended, spent = total, seconds
+            self._gate_limit = self._gate.limit if self._limiter.gated else None
+            for route in self._routes():
+                seen[route.key] = seen.get(route.key, 0) + route.stats.inflight
+            if number % _STEP == 0:
+                now, after = worker.now(), self._spent()
+                use = {
+                    key: max((value - before.get(key, 0.0)) / (now - began), seen.get(key, 0) / _STEP)
+                    for key, value in after.items()
+                }
+                self.step(meter.measure(now, worker.take_lag()), use)
+                began, before = now, after
+                seen.clear()
+
+    def _spent(self) -> dict[str, float]:
+        return {route.key: route.stats.seconds for route in self._routes()}
+
+    def _routes(self) -> Iterator[CompiledRoute]:
+        return (route for listener in self._worker.http for route in listener.routes)
+
+    def step(self, level: Level, use: Mapping[str, float]) -> None:
+        """One second; what was decided is logged and remembered."""
+        limiter = self._limiter
+        self._source = level.source
+        marked, self._marked = self._marked, 0
+        changes = limiter.step(level.value, use, marked=marked, source=level.source)
+        names = {route.key: route.name for route in self._routes()}
+        for change in changes:
+            name = names.get(str(change.route), "") if change.route is not None else ""
+            self._recent.append(Decided(self._worker.wall(), name, change.words))
+            log.warning(
+                "adaptive limit (%s): %s%s", self.spec.mode, f"route {name} " * bool(name), change.words
+            )
+            if change.route is None and limiter.load_test < 1:
+                self._load_test_why = change.words
+            elif change.route is None and limiter.gated:
+                self._gate_why = change.words
+        for route in self._routes():
+            route.held = limiter.held.get(route.key) or (_FREE if limiter.gated else None)
+        self._gate_limit = self._gate.limit if limiter.gated else None
+        self.looks = self._mark is not None or limiter.gated
+
+    # -- for each request ----------------------------------------------------------------------------------------
+
+    def refuses(self, exchange: Exchange, route: CompiledRoute) -> bool:
+        """Whether a request, which counts as under way already, was answered because it is too much."""
+        held, limiter = route.held, self._limiter
+        if self._mark is not None:
+            name, test = self._mark
+            if test(exchange.head.fields.get(name)):
+                self._marked += 1
+                if limiter.load_test < 1 and self._worker.random.random() >= limiter.load_test:
+                    return self._refuse(exchange, route, "load_test", self._load_test_why)
+        if held is not None and route.stats.inflight > held.base:
+            why = f"route {route.name} is held to {held.base:.1f} requests under way: {held.why}"
+            return self._refuse(exchange, route, "held", why)
+        limit = self._gate_limit
+        if limit is not None and len(self._worker.exchanges) > limit:
+            why = f"more than {limit} requests under way: {self._gate_why}"
+            return self._refuse(exchange, route, "gate", why)
+        return False
+
+    def _refuse(self, exchange: Exchange, route: CompiledRoute, measure: str, why: str) -> bool:
+        if self.spec.mode != "enforce":
+            route.stats.count(f"adaptive_limit.{measure}.observed")
+            exchange.observe(f"adaptive limit would answer 429: {why}")
+            return False
+        route.stats.count(f"adaptive_limit.{measure}")
+        exchange.answer(Reply(429, b"overloaded\n", (("Retry-After", "1"),)), flags.RATE_LIMITED, why)
+        return True
+
+    # -- for people ----------------------------------------------------------------------------------------------
+
+    def state(self) -> LimitState | None:
+        """What is done at this moment and why; None where the limit is off."""
+        if self._meter is None:
+            return None
+        limiter = self._limiter
+        held = tuple(
+            HeldState(route.listener, route.name, round(each.base, 2), route.stats.inflight, each.why)
+            for route in self._routes()
+            if (each := limiter.held.get(route.key)) is not None
+        )
+        return LimitState(
+            self.spec.mode,
+            round(limiter.level, 4),
+            self._source,
+            self.spec.threshold,
+            held,
+            round(limiter.load_test, 2),
+            self._gate_limit,
+            tuple(self._recent),
+        )
