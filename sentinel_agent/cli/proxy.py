@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sentinel_agent.cli.common import Invocation, invoke
+from sentinel_agent.cli.options import RegexType
 from sentinel_agent.cli.reporter import Reporter
 from sentinel_agent.cli.session import agent_for, stop_on_signals
 from sentinel_agent.clock import SystemClock
@@ -50,6 +51,12 @@ _PATH = click.Path(path_type=Path)
     help="Take over from the running proxy of this configuration; no request is lost.",
 )
 @click.option("--no-agent", is_flag=True, help="The proxy alone.")
+@click.option(
+    "--match",
+    type=RegexType(),
+    metavar="REGEX",
+    help="Also watch the Python processes whose command line matches: the service behind the proxy.",
+)
 @click.option("--agent-config", type=_PATH, multiple=True, metavar="F", help="The agent's configuration.")
 @click.option("--data-dir", type=_PATH, metavar="D", help="Where incidents are kept.")
 @click.option("--listen", metavar="ADDR", help="Address of the agent's HTTP API.")
@@ -69,6 +76,7 @@ def proxy(
     workers: int | None,
     upgrade: bool,
     no_agent: bool,
+    match: str | None,
     agent_config: tuple[Path, ...],
     data_dir: Path | None,
     listen: str | None,
@@ -104,7 +112,7 @@ def proxy(
         if check:
             click.echo("The configuration is sound.", err=True)
         elif beside is not None:
-            asyncio.run(_watch(invocation, beside, tap_fd, lifeline, as_json=as_json))
+            asyncio.run(_watch(invocation, beside, match, tap_fd, lifeline, as_json=as_json))
         else:
             words = [] if no_agent else _agent_words(sys.argv[1:])
             asyncio.run(_supervise(config, loaded, workers, words, invocation.data_dir))
@@ -131,13 +139,23 @@ def _agent_words(arguments: list[str]) -> list[str]:
 
 
 async def _watch(
-    invocation: Invocation, token: str, tap_fd: int | None, lifeline: int | None, *, as_json: bool
+    invocation: Invocation,
+    token: str,
+    match: str | None,
+    tap_fd: int | None,
+    lifeline: int | None,
+    *,
+    as_json: bool,
 ) -> None:
-    """The agent's part: watch the workers, and take in what they tell."""
+    """The agent's part: watch the workers and what `match` says, and take in what the workers tell."""
     from sentinel_agent.tap.hub import TapHub  # noqa: PLC0415 - needs the extra
 
     reporter = Reporter(invocation.data_dir, as_json=as_json)
-    request = WatchRequest(match=rf"sentinel_agent\.proxy\.process .*--name {token}-\d+ ")
+    workers = rf"sentinel_agent\.proxy\.process .*--name {token}-\d+ "
+    others = (
+        rf"|^(?!.* --match).*?(?:{match})" if match is not None else ""
+    )  # not us: the pattern is in our own words
+    request = WatchRequest(match=workers + others)
     tap = TapHub(socket.socket(fileno=tap_fd), SystemClock()) if tap_fd is not None else None
     agent = agent_for(invocation, invocation.store().open(), request, reporter, tap)
     stop = asyncio.Event()

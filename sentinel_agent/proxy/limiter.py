@@ -7,8 +7,8 @@ After Ant's loop (sofastack.tech, "技术风口上的限流"), one step a second
    - requests that are marked as load test are refused, where there are any;
    - of the routes that make up 80 % of all use, those that clearly rose are held; if none did, the largest. Use is the
      mean number of requests under way (Little's law): time spent in requests over time;
-   - where nobody can be blamed (none rose, and the largest has less than a fifth of all use; or all are held already), the
-     global gate (`gate.py`) bounds what is under way on all routes together;
+   - where nobody can be blamed (none rose, and the largest has less than a fifth of all use; or all are held to 1
+     already), the global gate (`gate.py`) bounds what is under way on all routes together;
 3. regulate: each held route has a baseline of requests under way, at first what it uses; down in proportion to the
    excess, by no more than 30 % a step, up again in proportion to the room under the threshold, never under 1. A tenth of
    the load test comes back with each second that has room. The gate is open while the level is under the threshold, and gone
@@ -154,7 +154,11 @@ class AdaptiveLimiter:
         if marked and self.load_test > 0:
             self.load_test = 0.0
             changes.append(Change(None, f"the load test is refused, {marked:.0f} requests a second: {over}"))
-        elif not self._blame(use, over, changes) and not self._gate:
+        elif (
+            not self._blame(use, over, changes)
+            and not self._gate
+            and all(each.base <= 1 for each in self.held.values())
+        ):
             self._gate = True
             changes.append(Change(None, f"the global gate is shut, no route is to blame: {over}"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -68,33 +68,32 @@ class Shedding:
         """Until cancelled."""
         worker = self._worker
         began = worker.now()
-        ended, spent, before = 0, 0.0, self._spent()
-        seen: dict[str, int] = {}
+        before, seen = self._spent(), Counter[str]()
+        bucket = before
         for number in count(1):
             await asyncio.sleep(BUCKET_SECONDS)
             meter = self._meter
             if meter is None:
                 continue
-            stats = [route.stats for route in self._routes()]
-            total, seconds = sum(each.requests for each in stats), sum(each.seconds for each in stats)
-            if total >= ended:
-                self._gate.bucket(total - ended, seconds - spent)
-            ended, spent = total, seconds
-            self._gate_limit = self._gate.limit if self._limiter.gated else None
+            after = self._spent()
+            self._gate.bucket(_grown(bucket, after))
+            bucket = after
             for route in self._routes():
-                seen[route.key] = seen.get(route.key, 0) + route.stats.inflight
+                seen[route.key] += route.stats.inflight
             if number % _STEP == 0:
-                now, after = worker.now(), self._spent()
+                now = worker.now()
+                grown = _grown(before, after)
                 use = {
-                    key: max((value - before.get(key, 0.0)) / (now - began), seen.get(key, 0) / _STEP)
-                    for key, value in after.items()
+                    key: max(grown[key][1] / (now - began) if key in grown else 0.0, seen[key] / _STEP)
+                    for key in after
                 }
                 self.step(meter.measure(now, worker.take_lag()), use)
                 began, before = now, after
                 seen.clear()
 
-    def _spent(self) -> dict[str, float]:
-        return {route.key: route.stats.seconds for route in self._routes()}
+    def _spent(self) -> dict[str, tuple[int, float]]:
+        """Requests that ended on each route, and the seconds they took."""
+        return {route.key: (route.stats.requests, route.stats.seconds) for route in self._routes()}
 
     def _routes(self) -> Iterator[CompiledRoute]:
         return (route for listener in self._worker.http for route in listener.routes)
@@ -172,3 +171,14 @@ class Shedding:
             self._gate_limit,
             tuple(self._recent),
         )
+
+
+def _grown(
+    before: Mapping[str, tuple[int, float]], after: Mapping[str, tuple[int, float]]
+) -> dict[str, tuple[int, float]]:
+    """By how much; of routes that are there before and after."""
+    return {
+        key: (requests - before[key][0], max(0.0, seconds - before[key][1]))
+        for key, (requests, seconds) in after.items()
+        if key in before and requests > before[key][0]
+    }

@@ -15,7 +15,7 @@ from array import array
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 from sentinel_agent.proxy.inflight import InFlight, InFlightView
@@ -48,8 +48,11 @@ KEPT = 50
 HISTORY = 60
 HISTORY_SECONDS = 0.5
 """How many counts by route are kept, and how far apart they are."""
-TELL_SECONDS = 1.0
-"""How often workers are told; one that does not take it in for so long is told no more."""
+TELL_SECONDS = 0.25
+"""How often it is looked whether there is something to tell to a worker."""
+TELL_PATIENCE = 1.0
+"""A worker that does not take it in for so long is told no more."""
+_TELL_AT_LEAST = 4
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -206,12 +209,14 @@ class TapHub:
     async def _tell_levels(self, connection: socket.socket) -> None:
         """Tell a worker how loaded the targets are, until it is gone or does not listen."""
         loop = asyncio.get_running_loop()
+        told: tuple[TargetLevel, ...] = ()
         with suppress(OSError, TimeoutError):
-            while True:
+            for number in count():
                 levels = tuple(islice(self.levels(), MAX_LEVELS))
-                if levels:
-                    async with asyncio.timeout(TELL_SECONDS):
+                if levels and (levels != told or number % _TELL_AT_LEAST == 0):
+                    async with asyncio.timeout(TELL_PATIENCE):
                         await loop.sock_sendall(connection, encode(Levels(levels)))
+                told = levels
                 await self._clock.sleep(TELL_SECONDS)
 
     async def _welcome(self, connection: socket.socket) -> WorkerView:

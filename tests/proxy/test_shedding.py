@@ -139,7 +139,9 @@ async def test_the_gate_bounds_all_routes_where_none_is_to_blame(tmp_path: Path)
     async with limited(tmp_path, "enforce", release) as running:
         shedding = running.worker.shedding
         for _ in range(20):
-            shedding._gate.bucket(10, 10 * 0.01)  # 100 a second, 10 ms each: one is under way
+            shedding._gate.bucket(
+                {"web/light": (10, 10 * 0.01)}
+            )  # 100 a second, 10 ms each: one is under way
         for level in (0.1, 1.5, 1.5):
             many = {f"web/{number}": 0.5 for number in range(100)}
             shedding.step(Level(level, "delay of the event loop"), many)
@@ -168,16 +170,16 @@ async def test_the_gate_bounds_all_routes_where_none_is_to_blame(tmp_path: Path)
 
 
 def test_the_gate_is_littles_law_of_the_best() -> None:
-    """Most that ended in a tenth of a second, times the shortest mean time; forgotten after ten seconds; at least 1."""
+    """Most that ended in a tenth of a second, times the shortest mean time; of each route; forgotten after ten seconds."""
     gate = InflightGate()
     assert gate.limit is None
-    gate.bucket(0, 0.0)
+    gate.bucket({"a": (0, 0.0)})
     assert gate.limit is None
-    gate.bucket(50, 50 * 0.04)  # 500 a second at 40 ms
-    gate.bucket(20, 20 * 0.02)
-    assert gate.limit == 10  # 500 a second at 20 ms
+    gate.bucket({"a": (50, 50 * 0.04)})  # 500 a second at 40 ms
+    gate.bucket({"a": (20, 20 * 0.02), "b": (1, 0.5)})
+    assert gate.limit == 10 + 5  # 500 a second at 20 ms, 10 a second at 500 ms
     for _ in range(100):
-        gate.bucket(1, 0.001)
+        gate.bucket({"a": (1, 0.001)})
     assert gate.limit == 1
 
 
@@ -197,7 +199,7 @@ def test_routes_that_are_all_held_leave_the_gate() -> None:
     """The level does not fall, and there is nobody left to hold."""
     limiter = AdaptiveLimiter(0.5, 1)
     words = []
-    for _ in range(12):
+    for _ in range(30):
         words += [change.words for change in limiter.step(1.5, {"a": 10.0})]
     assert list(limiter.held) == ["a"]
     assert limiter.gated
