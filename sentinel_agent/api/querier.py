@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sentinel_agent.api.replies import DEFAULT_NODES, encoded, encoded_difference, encoded_pprof, widest
 from sentinel_agent.api.selector import Selector, parse
 from sentinel_agent.profile.digest import Digest, Interval, counted, digest, gaps
 from sentinel_agent.profile.flamegraph import Folded, below, difference, flame_graph
+from sentinel_agent.profile.names import ROUTE_FILE, ROUTE_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,22 +72,27 @@ TYPES = {
         ProfileType("incident:dumps:count:incident:count", None),
     )
 }
+_ROUTE_END = f" ({ROUTE_FILE})"
 _PHASES = ("before", "during")
 _OWN_LABELS = (
     *("service_name", "instance", "worker", "pid", "source"),
-    *("dump_id", "rule", "reason", "metric", "summary", "phase"),
+    *("dump_id", "rule", "reason", "metric", "summary", "phase", "route"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which stacks are asked for. `ids` names profiles; empty for all."""
+    """Which stacks are asked for. `ids` names profiles, empty for all; `routes` are the tests of the label `route`.
+
+    That label belongs to stacks, not to profiles: `selector` has the tests of all others.
+    """
 
     type: ProfileType
     selector: Selector
     start: float
     end: float
     ids: frozenset[str] = frozenset()
+    routes: Selector = field(default_factory=Selector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +120,14 @@ def query_of(request: Mapping[str, Any]) -> Query:
     Raises:
         ValueError: its selector cannot be understood, or the profile type is unknown.
     """
-    selector = parse(request["label_selector"])
+    selector, routes = parse(request["label_selector"]).split("route")
     wanted = request["profile_typeID"] or selector.prefix
     known = TYPES.get(wanted.removesuffix(":delta"))
     if known is None:
         raise ValueError(f"unknown profile type {wanted[:100]!r}; there are: {', '.join(TYPES)}")
     start, end = times_of(request)
     ids = frozenset(request.get("profile_id_selector") or ())
-    return Query(known, selector, start, end, ids)
+    return Query(known, selector, start, end, ids, routes)
 
 
 def times_of(request: Mapping[str, Any]) -> tuple[float, float]:
@@ -183,7 +189,11 @@ class Querier:
             if piece.during:
                 piece.digest.during.add_to(sums)
         stacks = self._profiles.table.stacks()
-        return {stacks[number]: cost for number, cost in sums.items()}
+        return {
+            stacks[number]: cost
+            for number, cost in sums.items()
+            if not query.routes.matchers or query.routes.matches({"route": _route(stacks[number])})
+        }
 
     def flame_graph(self, request: Mapping[str, Any], live: Sequence[LiveRecord]) -> dict[str, Any]:
         """SelectMergeStacktraces, SelectMergeSpanProfile."""
@@ -267,7 +277,7 @@ class Querier:
         self, selectors: Sequence[str], start: float, end: float, targets: Sequence[Target]
     ) -> Iterator[dict[str, str]]:
         """The labels of every profile in a time that passes one of the selectors, profile types and phases included."""
-        parsed = [_typed(parse(text)) for text in selectors] or [Selector()]
+        parsed = [_typed(parse(text).split("route")[0]) for text in selectors] or [Selector()]
         for base, types in self._profiles_in(start, end, targets):
             for kind in types:
                 phases = _PHASES if kind.recorded and "dump_id" in base else (None,)
@@ -277,7 +287,9 @@ class Querier:
                         yield labels
 
     def label_values(self, name: str, sets: Iterator[dict[str, str]]) -> list[str]:
-        """The distinct values of a label, dumps newest first, others by name."""
+        """The distinct values of a label, dumps newest first, others by name; routes of the profiles that were looked at."""
+        if name == "route":
+            return sorted({_route(stack) for stack in self._profiles.table.stacks()} - {""})
         found: dict[str, None] = {}
         for labels in sets:
             if name in labels:
@@ -366,6 +378,14 @@ class Querier:
                 stack = (labels["service_name"], row.rule, row.summary)
                 one = counted({stack: 1}, row.time, self._profiles.table)
                 yield _Piece(labels, one, row.time, before=False, during=True)
+
+
+def _route(stack: tuple[str, ...]) -> str:
+    """The route of the embedded proxy for which a stack ran; empty where it is none."""
+    for label in stack:
+        if label.startswith(ROUTE_PREFIX) and label.endswith(_ROUTE_END):
+            return label[len(ROUTE_PREFIX) : -len(_ROUTE_END)]
+    return ""
 
 
 def _named(query: Query, row: IncidentRow) -> bool:

@@ -71,6 +71,12 @@ class Selector:
         found = [each.value for each in self.matchers if each.label == label and each.operator == "="]
         return found[0] if found else None
 
+    def split(self, label: str) -> tuple[Selector, Selector]:
+        """The tests of all other labels, and those of this one."""
+        about = tuple(each for each in self.matchers if each.label == label)
+        others = tuple(each for each in self.matchers if each.label != label)
+        return Selector(others, self.prefix), Selector(about)
+
     def names(self, label: str) -> bool:
         """Whether some test is about the label."""
         return any(matcher.label == label for matcher in self.matchers)

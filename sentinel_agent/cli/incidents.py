@@ -146,6 +146,7 @@ def show(invocation: Invocation, incident_id: str, stacks: bool, as_json: bool) 
 @incidents.command()
 @click.argument("incident_id", metavar="ID", shell_complete=_complete_id)
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="pprof", show_default=True)
+@click.option("--route", metavar="NAME", help="Only what ran for this route of the embedded proxy.")
 @click.option(
     "-o",
     "--output",
@@ -155,13 +156,19 @@ def show(invocation: Invocation, incident_id: str, stacks: bool, as_json: bool) 
     help="File to write; `-` is stdout. Default: ID and the format's suffix, here.",
 )
 @common_options
-def export(invocation: Invocation, incident_id: str, form: str, target: Path | None) -> None:
+def export(
+    invocation: Invocation, incident_id: str, form: str, route: str | None, target: Path | None
+) -> None:
     """Write an incident's profile in an open format, or the whole incident as a zip."""
     store = invocation.store()
     incident = store.read(incident_id)
     folder = store.path(incident.id)
     path = target or Path(f"{incident.id}.{_SUFFIX[form]}")
     if form == "zip":
+        if route is not None:
+            raise OperatorError(
+                "a zip is the whole incident", hint="leave out --route, or choose another format"
+            )
         content = _zipped(folder)
     else:
         record = load_record(folder, incident)
@@ -170,7 +177,7 @@ def export(invocation: Invocation, incident_id: str, form: str, target: Path | N
                 f"incident {incident.id} has no profile: {_captures_in_words(incident)}",
                 hint="export it whole with --format zip",
             )
-        content = _encoder(form)(record)
+        content = _encoder(form)(record if route is None else _of_route(record, route))
     if str(path) == "-":
         sys.stdout.buffer.write(content)
         return
@@ -184,6 +191,18 @@ def export(invocation: Invocation, incident_id: str, form: str, target: Path | N
             f"{path} cannot be written: {error.strerror}", hint="name another file with -o"
         ) from error
     click.echo(f"{path} ({format_size(len(content))})", err=True)
+
+
+def _of_route(record: ProfileRecord, route: str) -> ProfileRecord:
+    from sentinel_agent.profile.views import of_route, routes  # noqa: PLC0415 - only where it is asked for
+
+    known = routes(record)
+    if route not in known:
+        raise NoSuchIncidentError(
+            f"nothing in the profile ran for a route {route!r}",
+            hint=f"routes in it: {', '.join(known)}" if known else "no filter of any route ran in it",
+        )
+    return of_route(record, route)
 
 
 def _encoder(form: str) -> Callable[[ProfileRecord], bytes]:

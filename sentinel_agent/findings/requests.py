@@ -35,11 +35,42 @@ class RouteRate(msgspec.Struct, frozen=True):
     rate_before: float | None
 
 
+class Ended(msgspec.Struct, frozen=True):
+    """A request that is over, in `requests.json`."""
+
+    method: str
+    path: str
+    status: int
+    seconds: float
+    route: str = ""
+    flags: str = ""
+    detail: str = ""
+    trace: str = ""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A route that the adaptive limit holds, in `requests.json`."""
+
+    route: str
+    base: float
+    why: str
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """The adaptive limit, in `requests.json`."""
+
+    mode: str
+    held: tuple[Held, ...] = ()
+
+
 class RequestsDocument(msgspec.Struct, frozen=True):
     """What is read again of `requests.json`."""
 
     in_flight: tuple[UnderWay, ...]
     routes: tuple[RouteRate, ...]
+    slowest: tuple[Ended, ...] = ()
+    failed: tuple[Ended, ...] = ()
+    adaptive_limit: Limit | None = None
 
     def rising(self, least: float = 0.5) -> list[RouteRate]:
         """Routes with more than twice the requests a second of before and `least` of them; what grew the most comes first."""
@@ -52,7 +83,10 @@ class RequestsDocument(msgspec.Struct, frozen=True):
 
 
 def in_words(document: RequestsDocument, most: int = 3) -> list[str]:
-    """What stands out, a line each: who holds the event loop, who waits the longest, routes that grew the most."""
+    """What stands out, a line each: who holds the event loop, who waits the longest, routes that grew the most or are held.
+
+    Then the slowest requests and the last that failed, with their traces.
+    """
     longest = sorted(document.in_flight, key=lambda each: (not each.on_loop, -each.seconds))
     return [
         *(
@@ -63,6 +97,12 @@ def in_words(document: RequestsDocument, most: int = 3) -> list[str]:
             f"route {each.route}: {each.rate:.1f} requests a second, {each.rate_before:.1f} before"
             for each in document.rising()[:most]
         ),
+        *(
+            f"route {each.route}: the adaptive limit holds it to {each.base:.1f} requests under way: {each.why}"
+            for each in (document.adaptive_limit.held if document.adaptive_limit else ())[:most]
+        ),
+        *(f"slowest: {_over(each)}" for each in document.slowest[:most]),
+        *(f"failed: {_over(each)}" for each in document.failed[:most]),
     ]
 
 
@@ -121,6 +161,18 @@ def _no_requests(facts: Facts, check: str) -> NotKnown | None:
     """Not known where requests were to be captured; a target that is no proxy has none to look at."""
     planned: Iterator[bool] = (report.kind == "requests" for report in facts.incident.captures)
     return facts.not_known(check, "requests") if any(planned) else None
+
+
+def _over(request: Ended) -> str:
+    parts = (
+        f"{request.method} {request.path}".strip(),
+        f"route {request.route}" if request.route else "",
+        f"{request.status} {request.flags}".strip(),
+        f"after {format_duration(request.seconds)}",
+        request.detail,
+        f"trace {request.trace}" if request.trace else "",
+    )
+    return ", ".join(part for part in parts if part)
 
 
 def _named(request: UnderWay) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from sentinel_agent.profile.record import Frame, Thread
 
 # Controls, format characters (right-to-left overrides among them), line and paragraph separators, unassigned.
 _UNSAFE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+ROUTE_FILE: Final = "proxy/routeframe.py"
+ROUTE_PREFIX: Final = "route "
+"""How functions of that file are called: by the route of the embedded proxy for which what is above them in the stack runs."""
 _THREAD_LABEL = re.compile(r'Thread \d+ "(.*)"', re.DOTALL)
 
 
@@ -30,6 +33,13 @@ def frame_label(frame: Frame) -> str:
         return frame.function
     place = f"{frame.file}:{frame.line}" if frame.line else frame.file
     return f"{frame.function} ({place})"
+
+
+def route_of(function: str, file: str) -> str | None:
+    """The route that a frame says the code above it runs for; None of any other frame."""
+    if file.endswith(ROUTE_FILE) and function.startswith(ROUTE_PREFIX):
+        return function.removeprefix(ROUTE_PREFIX)
+    return None
 
 
 def thread_label(thread: Thread) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from sentinel_agent.profile.names import route_of
 from sentinel_agent.profile.record import MAX_INTEGER, MAX_SECONDS, ProfileRecord, Sample
 
 
@@ -35,6 +36,21 @@ def select(
         if since <= sample.offset < until
         and (native_id is None or record.threads[sample.thread].native_id == native_id)
     )
+    return msgspec.structs.replace(record, samples=samples)
+
+
+def routes(record: ProfileRecord) -> list[str]:
+    """The routes of the embedded proxy for which something ran, by name."""
+    found = {route_of(frame.function, frame.file) for frame in record.frames}
+    return sorted(route for route in found if route is not None)
+
+
+def of_route(record: ProfileRecord, route: str) -> ProfileRecord:
+    """The samples of what ran for a route of the embedded proxy."""
+    frames = {
+        number for number, frame in enumerate(record.frames) if route_of(frame.function, frame.file) == route
+    }
+    samples = tuple(sample for sample in record.samples if not frames.isdisjoint(sample.stack))
     return msgspec.structs.replace(record, samples=samples)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sentinel_agent.proxy.exchange import Exchange
     from sentinel_agent.proxy.filters import Encoder
+    from sentinel_agent.proxy.view import ResponseView
     from sentinel_agent.proxy.wire.head import ResponseHead
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,9 @@ def _begin(exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
         or exchange.downstream.listener.draining
     )
     removed, added = route.response_removed, route.response_added
-    view = run_response_filters(exchange, response)
+    view: ResponseView | None = None
+    if exchange.view is not None:
+        view = route.call(run_response_filters, exchange, exchange.view, response)
     if view is not None and (view.edits or view.encoders):
         added += view.lines()
         names = {*route.response_names, *view.names()}
@@ -131,7 +134,9 @@ def _relay(exchange: Exchange, out: bytes, data: bytes) -> None:
         done = not left
     encoding = exchange.encoding
     if encoding is not None:
-        data = encoding.end(data) if done else encoding.feed(data)
+        route = exchange.route
+        assert route is not None, "it was routed"
+        data = route.call(encoding.end if done else encoding.feed, data)
     transport = exchange.downstream.transport
     if not out:
         transport.write(data)

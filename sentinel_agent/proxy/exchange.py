@@ -105,7 +105,7 @@ class Exchange:
         if route.filters:
             self.view = RequestView(self)
             self.arm()
-            run_filters(self)
+            route.call(run_filters, self)
             return
         self.proceed()
 

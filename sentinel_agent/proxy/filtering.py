@@ -81,7 +81,7 @@ async def _wait(exchange: Exchange, number: int, verdict: Awaitable[Verdict]) ->
         return
     exchange.waiting = asyncio.current_task()
     try:
-        own = await verdict
+        own = await route.wait(verdict)
         exchange.waiting = None
         if exchange.over:
             return
@@ -89,7 +89,7 @@ async def _wait(exchange: Exchange, number: int, verdict: Awaitable[Verdict]) ->
         if own is not None:
             _answer(exchange, route.filters[number], own)
         else:
-            run_filters(exchange, number + 1)
+            route.call(run_filters, exchange, number + 1)
     except Exception as error:
         log.exception("internal fault in a filter of route %s", route.name)
         exchange.waiting = None
@@ -136,7 +136,7 @@ async def _watch(exchange: Exchange, each: RouteFilter, verdict: Awaitable[Verdi
     route = exchange.route
     assert route is not None, "it was routed"
     try:
-        _note(exchange, each, await verdict)
+        _note(exchange, each, await route.wait(verdict))
     except Exception:
         log.exception("internal fault in filter %s of route %s, which observes", each.name, route.name)
         route.stats.count(f"{each.name}.observe_failed")
@@ -154,12 +154,10 @@ def _note(exchange: Exchange, each: RouteFilter, verdict: Verdict) -> None:
 # -- on the way back ---------------------------------------------------------------------------------------------
 
 
-def run_response_filters(exchange: Exchange, response: ResponseHead) -> ResponseView | None:
-    """Show the response to the filters, in reverse order; what they made of it, None where none looks at it."""
-    route, request = exchange.route, exchange.view
+def run_response_filters(exchange: Exchange, request: RequestView, response: ResponseHead) -> ResponseView:
+    """Show the response to the filters, in reverse order; what they made of it."""
+    route = exchange.route
     assert route is not None, "it was routed"
-    if request is None:
-        return None
     has_body = exchange.head.method != b"HEAD" and response.status not in (204, 304) and response.length != 0
     view = ResponseView(response, has_body=has_body)
     for each in reversed(route.filters):

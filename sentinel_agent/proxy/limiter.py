@@ -38,7 +38,8 @@ FALLING: Final = 0.99
 GAIN: Final = 0.5
 LARGEST_STEP: Final = 0.7
 RECOVERY: Final = 0.8
-MARGIN: Final = 0.05
+MARGIN: Final = 0.06
+"""Room under the threshold that is left alone, as a share of it."""
 FORGOTTEN_AT: Final = 1.5
 FORGOTTEN_AFTER: Final = 5
 BACK_STEP: Final = 0.1
@@ -187,12 +188,12 @@ class AdaptiveLimiter:
     # -- and their end -------------------------------------------------------------------------------------------
 
     def _regulate(self, changes: list[Change]) -> None:
-        excess = self.level - self._threshold
+        excess, margin = self.level - self._threshold, MARGIN * self._threshold
         for route, each in tuple(self.held.items()):
             if excess > 0:
                 each.base = max(1.0, each.base * max(LARGEST_STEP, 1 - GAIN * excess / self._threshold))
-            elif excess < -MARGIN:
-                each.base *= 1 + RECOVERY * (-excess - MARGIN) / self._threshold
+            elif excess < -margin:
+                each.base *= 1 + RECOVERY * (-excess - margin) / self._threshold
             each.above = each.above + 1 if each.base > FORGOTTEN_AT * each.snapshot else 0
             if each.above >= FORGOTTEN_AFTER:
                 del self.held[route]
@@ -208,7 +209,7 @@ class AdaptiveLimiter:
             return
         if over:
             self.load_test = 0.0
-        elif self.level < self._threshold - MARGIN:
+        elif self.level < (1 - MARGIN) * self._threshold:
             self.load_test = min(1.0, self.load_test + BACK_STEP)
             if self.load_test == 1:
                 changes.append(Change(None, f"the load test is let pass: level {self.level:.2f}"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from sentinel_agent.proxy.matching import header_test
+from sentinel_agent.proxy.routeframe import caller, waiter
 from sentinel_agent.proxy.stats import RouteStats
 from sentinel_agent.proxy.wire.edit import lines_pattern
 from sentinel_agent.proxy.wire.head import FORWARDED_FIELDS, REQUEST_FIELDS, TRACE_FIELDS, fields_pattern
@@ -35,12 +36,14 @@ class CompiledRoute:
     """A route and what can be known of it before any request. `removed` holds the fields that ours take the place of.
 
     `bucket`, `filters` and `pools` (clusters, each with the end of its share of 1) are filled in by the worker, `number` is its place
-    among all routes of the worker, `held` what the adaptive limiter lets it have; its `key` stays over a reload.
+    among all routes of the worker, `held` what the adaptive limiter lets it have; its `key` stays over a reload. `call` and `wait` leave the
+    route's name in the stack.
     """
 
     __slots__ = (
         "added",
         "bucket",
+        "call",
         "conditions",
         "filters",
         "held",
@@ -59,10 +62,13 @@ class CompiledRoute:
         "response_removed",
         "spec",
         "stats",
+        "wait",
     )
 
     def __init__(self, listener: Listener, spec: Route, tracing: Tracing) -> None:
         self.name = spec.name
+        self.call = caller(spec.name)
+        self.wait = waiter(spec.name)
         self.number = 0
         self.listener = listener.name
         self.key = f"{listener.name}/{spec.name}"

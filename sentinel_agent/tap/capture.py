@@ -78,11 +78,13 @@ def describe(view: WorkerView, wall: float, monotonic: float) -> dict[str, Any]:
                 "rate": rate,
                 "rate_before": before,
                 "flags": each.flags,
+                "events": each.events,
                 "latency_p50": quantile(each.latency, 0.5),
                 "latency_p99": quantile(each.latency, 0.99),
                 "own_p99": quantile(each.own, 0.99),
             }
             for each, (rate, before) in zip(batch.counts if batch else (), rates, strict=False)
         ],
+        "adaptive_limit": batch.limit if batch else None,
         "records_dropped": batch.dropped if batch else 0,
     }

@@ -12,7 +12,7 @@ from sentinel_agent.api import messages
 from sentinel_agent.api.pyroscope import METHODS, SERVICE
 from sentinel_agent.api.querier import TYPES, profile_id
 from sentinel_agent.profile import pprof
-from sentinel_agent.profile.record import MAX_NAME
+from sentinel_agent.profile.record import MAX_NAME, RecordBuilder
 from tests.api.support import (
     CPU,
     DUMPS,
@@ -174,6 +174,23 @@ async def test_the_spike_before_and_during(store: Store, fake_clock: FakeClock) 
             )
         )["flamegraph"]
         assert (int(graph["leftTicks"]) / NANO, int(graph["rightTicks"]) / NANO) == (3.75, 5)
+
+
+async def test_a_route_of_the_proxy_is_a_label(store: Store, fake_clock: FakeClock) -> None:
+    """Its stacks alone, by the frame that names it; the other labels count as ever."""
+    made = RecordBuilder(start=START, period=1.0)
+    frames = [made.frame(f"route {name}", "/x/sentinel_agent/proxy/routeframe.py", 9) for name in ("a", "b")]
+    hot, thread = made.frame("hot", "shop.py", 1), made.thread(1, "MainThread")
+    for at, stack in enumerate(([hot, frames[0]], [hot, frames[1]], [hot, frames[1]], [hot])):
+        made.add(thread, stack, offset=float(at), weight=1.0, on_cpu=True)
+    saved = save(store, files=files_of(made.build(), since=START))
+    async with client_of(store, fake_clock) as client:
+        assert await total(client, CPU) == 4
+        assert await total(client, CPU, '{route="b"}') == 2
+        assert await total(client, CPU, f'{{route=~"a|b",dump_id="{saved}"}}') == 3
+        assert await total(client, CPU, '{route=""}') == 1
+        assert await total(client, CPU, '{route="b",dump_id="other"}') == 0
+        assert (await ask(client, "LabelValues", name="route"))["names"] == ["a", "b"]
 
 
 async def test_no_moment_is_counted_twice(store: Store, fake_clock: FakeClock) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from sentinel_agent.profile.record import ProfileRecord, RecordBuilder
-from sentinel_agent.profile.views import hottest, merged, select
+from sentinel_agent.profile.views import hottest, merged, of_route, routes, select
 from tests.profile.records import records
 
 
@@ -77,3 +77,18 @@ def test_merging_loses_no_count_and_no_time_and_can_be_repeated(record: ProfileR
 def test_self_shares_sum_to_one(record: ProfileRecord) -> None:
     shares = sum(hot.self_share for hot in hottest(record, 1000))
     assert shares == pytest.approx(1.0 if record.samples else 0.0)
+
+
+def test_a_record_is_narrowed_down_to_a_route() -> None:
+    """By the frame that the proxy leaves below what runs for a route; a function of that name elsewhere is none."""
+    made = RecordBuilder(start=0, period=1)
+    here = made.frame("route api", "/x/sentinel_agent/proxy/routeframe.py", 9)
+    other = made.frame("route api v2", "/x/sentinel_agent/proxy/routeframe.py", 9)
+    fake = made.frame("route api", "shop.py", 1)
+    hot, thread = made.frame("hot", "a.py", 1), made.thread(1, "one")
+    for stack in ([hot, here], [hot, other], [hot, fake], [hot], [hot, here, fake]):
+        made.add(thread, stack, offset=0.0, weight=1.0, on_cpu=True)
+    record = made.build()
+    assert routes(record) == ["api", "api v2"]
+    assert [sample.stack for sample in of_route(record, "api").samples] == [(hot, here), (hot, here, fake)]
+    assert of_route(record, "none").samples == ()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sentinel_agent.errors import ConfigError
-from sentinel_agent.proxy.filters import Hooks, Reply, Request
+from sentinel_agent.profile.names import route_of
+from sentinel_agent.proxy.filters import Hooks, Reply, Request, Response
 from sentinel_agent.proxy.filters.loading import installed
 from tests.proxy.support import (
     GET,
@@ -28,6 +29,7 @@ from tests.proxy.support import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import FrameType
 
     from tests.proxy.support import Proxy
 
@@ -442,3 +444,59 @@ async def test_a_filter_cannot_break_the_message(tmp_path: Path, monkeypatch: py
             assert b"X-B" not in answer
         assert status_of(await running.ask(GET[:-2] + b"x-gone: 1\r\n\r\n")) == 200
     assert b"x-gone" not in heads[0]
+
+
+# -- whose code runs ---------------------------------------------------------------------------------------------
+
+
+async def test_the_stack_of_a_filter_names_its_route(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once and after a wait, on the way in and back, in an encoder: a frame `route all` is below each of them."""
+    stacks: dict[str, list[tuple[str, str]]] = {}
+
+    def note(what: str) -> None:
+        frame: FrameType | None = sys._getframe()
+        found = stacks[what] = []
+        while frame is not None:
+            found.append((frame.f_code.co_name, frame.f_code.co_filename))
+            frame = frame.f_back
+
+    class Noting:
+        def feed(self, data: bytes) -> bytes:
+            note("feed")
+            return data
+
+        def end(self) -> bytes:
+            return b""
+
+        def drop(self) -> None:
+            """Nothing is kept."""
+
+    async def late(_: Request) -> Reply | None:
+        await asyncio.sleep(0)
+        note("late")
+        return None
+
+    def back(_: Request, response: Response) -> None:
+        note("back")
+        response.encode(Noting())
+
+    async def watch(_: Request) -> Reply | None:
+        await asyncio.sleep(0)
+        note("observing")
+        return None
+
+    hooks = {
+        "early": Hooks(request=lambda _: note("early")),
+        "watch": Hooks(request=watch),
+        "late": Hooks(request=late, response=back),
+        "after": Hooks(request=lambda _: note("after")),
+    }
+    install(monkeypatch, **hooks)
+    use = "filters: [{name: early}, {name: watch, mode: observe}, {name: late}, {name: after}]"
+    async with upstream(answering(OK)) as port, proxy(tmp_path, port, route=use) as running:
+        assert status_of(await running.ask(GET)) == 200
+        async with asyncio.timeout(20):
+            while len(stacks) < 6:
+                await asyncio.sleep(0.01)
+    for what, stack in stacks.items():
+        assert "all" in [route_of(name, file) for name, file in stack], what

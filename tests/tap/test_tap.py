@@ -151,6 +151,13 @@ async def test_readings_and_requests_reach_the_agent(tmp_path: Path) -> None:
         assert re.match(
             r"under way for \d+(\.\d)?m?s: GET /slow\?x=1, route all, trace [0-9a-f]{32}", lines[0]
         )
+        assert any(
+            re.fullmatch(r"slowest: GET /\w+, route \w+, .* trace [0-9a-f]{32}", line) for line in lines
+        )
+        assert any(
+            re.fullmatch(r"failed: GET /bad, route all, 5\d\d.*, trace [0-9a-f]{32}", line) for line in lines
+        )
+        assert document["adaptive_limit"] is None
         release.set()
         await slow
 
