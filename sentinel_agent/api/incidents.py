@@ -15,7 +15,6 @@ from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.profile import packed, pprof
 from sentinel_agent.profile.digest import (
-    MAX_STACKS,
     Digest,
     StackTable,
     counted,
@@ -78,7 +77,7 @@ class IncidentProfiles:
 
     def trim(self) -> None:
         """Begin anew where the table of stacks is nearly full; between two questions, because it renumbers them."""
-        if len(self.table) > MAX_STACKS // 2:
+        if self.table.filled > 0.5:
             self.table = StackTable()
             self._digests.clear()
             self._used = 0

@@ -28,29 +28,42 @@ Interval = tuple[float, float]
 
 Stack = tuple[str, ...]
 MAX_STACKS = 50_000
+MAX_BYTES = 64 * 1024**2
+"""Of a table, if no two stacks shared a label; most do, and it takes a tenth."""
+_ROOTS = 1000
 
 
 class StackTable:
-    """Numbers for stacks. Beyond `MAX_STACKS` a new one is only known by its root."""
+    """Numbers for stacks. Of one that is full a new stack is only known by its root, and after many such not even by it."""
 
     def __init__(self) -> None:
         self._numbers: dict[Stack, int] = {}
+        self._bytes = 0
+
+    @property
+    def filled(self) -> float:
+        """How full it is: 1 is full."""
+        return max(len(self._numbers) / MAX_STACKS, self._bytes / MAX_BYTES)
 
     def number(self, stack: Stack) -> int:
         """The number of a stack."""
         found = self._numbers.get(stack)
         if found is None:
-            if len(self._numbers) >= MAX_STACKS and stack[1:] != (OTHER,):
-                return self.number((stack[0], OTHER))
+            size = sum(map(len, stack)) + 8 * len(stack)
+            if len(self._numbers) >= MAX_STACKS or self._bytes + size > MAX_BYTES:
+                return self._shortened(stack[0])
+            self._bytes += size
             found = self._numbers[stack] = len(self._numbers)
         return found
+
+    def _shortened(self, root: str) -> int:
+        known = (root, OTHER) in self._numbers or len(self._numbers) < MAX_STACKS + _ROOTS
+        short = (root, OTHER) if known else (OTHER,)
+        return self._numbers.setdefault(short, len(self._numbers))
 
     def stacks(self) -> Sequence[Stack]:
         """All of them, in the order of their numbers."""
         return list(self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
 
 
 class Costs:
