@@ -158,7 +158,7 @@ async def merging(name: str, store: Store, most: str = "<= 1 s") -> None:
     row(
         f"{name}: memory before, after",
         f"{before:.1f}, {memory():.1f} MiB",
-        "bounded: caches of 8 MiB, 50,000 stacks",
+        "bounded: digests 8 MiB, stacks 64 MiB at most",
     )
     row(
         f"{name}: ticks late, p99: quiet, merging",

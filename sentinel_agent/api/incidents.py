@@ -15,7 +15,6 @@ from sentinel_agent.capture.task_groups import TasksDocument
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.profile import packed, pprof
 from sentinel_agent.profile.digest import (
-    MAX_STACKS,
     Digest,
     StackTable,
     counted,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from sentinel_agent.core.model import IncidentRow
     from sentinel_agent.profile.digest import Interval, View
     from sentinel_agent.profile.flamegraph import Folded
+    from sentinel_agent.profile.packed import Packed
     from sentinel_agent.store.store import Store
 
 Memory = Literal["inuse_space", "inuse_objects", "alloc_space", "alloc_objects"]
@@ -72,10 +72,12 @@ class IncidentProfiles:
         self._used = 0
         self._digests: OrderedDict[_Key, tuple[Digest | None, int]] = OrderedDict()
         self._kinds: OrderedDict[str, frozenset[Kind]] = OrderedDict()
+        self._spans: OrderedDict[str, Interval] = OrderedDict()
+        self._last: tuple[str, Packed] | None = None  # its span is asked first, then its stacks
 
     def trim(self) -> None:
         """Begin anew where the table of stacks is nearly full; between two questions, because it renumbers them."""
-        if len(self.table) > MAX_STACKS // 2:
+        if self.table.filled > 0.5:
             self.table = StackTable()
             self._digests.clear()
             self._used = 0
@@ -95,6 +97,21 @@ class IncidentProfiles:
             self._kinds[row.id] = found
             if len(self._kinds) > _KNOWN_FOLDERS:
                 self._kinds.popitem(last=False)
+        return found
+
+    def span(self, row: IncidentRow, kind: Kind) -> Interval | None:
+        """From when to when an incident's stacks were recorded; None where it has none."""
+        found = self._spans.get(row.id)
+        if found is None:
+            try:
+                timeline = self._packed(row.id)
+                found = (timeline.start, timeline.end)
+            except _UNREADABLE:  # it may have an older form
+                whole = self.digest(row, kind)
+                return None if whole is None else (whole.start, whole.end)
+            self._spans[row.id] = found
+            if len(self._spans) > _KNOWN_FOLDERS:
+                self._spans.popitem(last=False)
         return found
 
     def digest(self, row: IncidentRow, kind: Kind, inside: Sequence[Interval] | None = None) -> Digest | None:
@@ -135,7 +152,7 @@ class IncidentProfiles:
 
     def _recorded(self, folder: Path, view: View, inside: Sequence[Interval] | None) -> Digest:
         try:
-            found = self.store.digest(folder.name)
+            found = self._packed(folder.name)
         except FileNotFoundError:
             if view == "wall":
                 raise
@@ -145,7 +162,13 @@ class IncidentProfiles:
         try:
             return packed.fold(found, view, self.table, inside)
         except _UNREADABLE:  # whole, and yet it contradicts itself: somebody else wrote it
+            self._last = None
             return packed.fold(self.store.digest(folder.name, anew=True), view, self.table, inside)
+
+    def _packed(self, incident_id: str) -> Packed:
+        if self._last is None or self._last[0] != incident_id:
+            self._last = (incident_id, self.store.digest(incident_id))
+        return self._last[1]
 
 
 def _threads(folder: Path) -> Folded:

@@ -358,18 +358,18 @@ class Querier:
         """What of an incident's stacks lies in the query's time and was not counted yet."""
         kind = query.type.kind
         assert kind is not None
-        whole = self._profiles.digest(row, kind)
-        if whole is None or not query.type.recorded:
-            return whole
+        if not query.type.recorded:
+            return self._profiles.digest(row, kind)
+        span = self._profiles.span(row, kind)
+        if span is None:
+            return None
         taken = covered.setdefault(row.target, [])
-        own = (max(whole.start, query.start), min(whole.end, query.end))
+        own = (max(span[0], query.start), min(span[1], query.end))
         free = gaps(own, taken) if own[0] < own[1] else []
         if not free:
             return None
         taken.append(own)
-        if free == [(whole.start, whole.end)]:
-            return whole
-        return self._profiles.digest(row, kind, free)
+        return self._profiles.digest(row, kind, None if free == [span] else free)
 
     def _counted(self, query: Query) -> Iterator[_Piece]:
         """The list of incidents as stacks: service, rule, reason."""

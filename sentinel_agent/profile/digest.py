@@ -8,7 +8,7 @@ arrays of numbers: merging a thousand is adding numbers.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from sys import intern
 from typing import TYPE_CHECKING, Literal
 
@@ -28,29 +28,42 @@ Interval = tuple[float, float]
 
 Stack = tuple[str, ...]
 MAX_STACKS = 50_000
+MAX_BYTES = 64 * 1024**2
+"""Of a table, if no two stacks shared a label; most do, and it takes a tenth."""
+_ROOTS = 1000
 
 
 class StackTable:
-    """Numbers for stacks. Beyond `MAX_STACKS` a new one is only known by its root."""
+    """Numbers for stacks. Of one that is full a new stack is only known by its root, and after many such not even by it."""
 
     def __init__(self) -> None:
         self._numbers: dict[Stack, int] = {}
+        self._bytes = 0
+
+    @property
+    def filled(self) -> float:
+        """How full it is: 1 is full."""
+        return max(len(self._numbers) / MAX_STACKS, self._bytes / MAX_BYTES)
 
     def number(self, stack: Stack) -> int:
         """The number of a stack."""
         found = self._numbers.get(stack)
         if found is None:
-            if len(self._numbers) >= MAX_STACKS and stack[1:] != (OTHER,):
-                return self.number((stack[0], OTHER))
+            size = sum(map(len, stack)) + 8 * len(stack)
+            if len(self._numbers) >= MAX_STACKS or self._bytes + size > MAX_BYTES:
+                return self._shortened(stack[0])
+            self._bytes += size
             found = self._numbers[stack] = len(self._numbers)
         return found
+
+    def _shortened(self, root: str) -> int:
+        known = (root, OTHER) in self._numbers or len(self._numbers) < MAX_STACKS + _ROOTS
+        short = (root, OTHER) if known else (OTHER,)
+        return self._numbers.setdefault(short, len(self._numbers))
 
     def stacks(self) -> Sequence[Stack]:
         """All of them, in the order of their numbers."""
         return list(self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
 
 
 class Costs:
@@ -91,25 +104,17 @@ class Digest:
     seconds: Costs
 
 
-@dataclass(slots=True)
-class DigestBuilder:
-    """Sums up runs, before and since `since`."""
-
-    since: float
-    before: dict[int, int] = field(default_factory=dict)
-    during: dict[int, int] = field(default_factory=dict)
-    seconds: dict[int, int] = field(default_factory=dict)
-
-    def add(self, time: float, stack: int, cost: int) -> None:
-        """Count a run."""
-        into = self.during if time >= self.since else self.before
+def summed(runs: Iterable[tuple[float, int, int]], start: float, end: float, since: float) -> Digest:
+    """The digest of runs: when each began, the number of its stack, what it cost."""
+    before: dict[int, int] = {}
+    during: dict[int, int] = {}
+    seconds: dict[int, int] = {}
+    for time, stack, cost in runs:
+        into = during if time >= since else before
         into[stack] = into.get(stack, 0) + cost
         second = int(time)
-        self.seconds[second] = self.seconds.get(second, 0) + cost
-
-    def build(self, start: float, end: float) -> Digest:
-        """What was counted; `start` and `end` are of the whole recording."""
-        return Digest(start, end, self.since, Costs(self.before), Costs(self.during), Costs(self.seconds))
+        seconds[second] = seconds.get(second, 0) + cost
+    return Digest(start, end, since, Costs(before), Costs(during), Costs(seconds))
 
 
 def digest(
@@ -120,13 +125,19 @@ def digest(
     A sample without weight (a look, not a recording) costs nothing and is left out. In the view "cpu" are samples
     that are known to have been on a CPU.
     """
-    start, wall = record.start, view == "wall"
-    builder = DigestBuilder(start)
-    labels = _labels(record.frames)
+    start = record.start
+    return summed(_runs(record, view, table, inside), start, start + record.end, start)
+
+
+def _runs(
+    record: ProfileRecord, view: View, table: StackTable, inside: Sequence[Interval] | None
+) -> Iterator[tuple[float, int, int]]:
+    wall = view == "wall"
+    labels = [intern(frame_label(frame)) for frame in record.frames]
     threads = [intern(thread_name(thread.name, thread.native_id)) for thread in record.threads]
     known: dict[tuple[int, tuple[int, ...]], int] = {}
     for sample in record.samples:
-        cost, time = round(sample.weight * _NANO), start + sample.offset
+        cost, time = round(sample.weight * _NANO), record.start + sample.offset
         if cost <= 0 or not (wall or sample.on_cpu) or not _within(time, inside):
             continue
         key = (sample.thread if wall else 0, sample.stack)
@@ -134,8 +145,7 @@ def digest(
         if number is None:
             stack = tuple([labels[index] for index in reversed(sample.stack)])
             number = known[key] = table.number((threads[sample.thread], *stack) if wall else stack)
-        builder.add(time, number, cost)
-    return builder.build(start, start + record.end)
+        yield time, number, cost
 
 
 def counted(stacks: Folded, time: float, table: StackTable) -> Digest:
@@ -149,10 +159,6 @@ def frame_label(frame: Frame) -> str:
     if not frame.file:
         return printable(frame.function)
     return printable(f"{frame.function} ({'/'.join(frame.file.rsplit('/', 2)[-2:])})")
-
-
-def _labels(frames: Iterable[Frame]) -> list[str]:
-    return [intern(frame_label(frame)) for frame in frames]
 
 
 def _within(time: float, inside: Sequence[Interval] | None) -> bool:

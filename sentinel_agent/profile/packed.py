@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from sentinel_agent.profile.digest import Costs, Digest, DigestBuilder, frame_label
+from sentinel_agent.profile.digest import Costs, Digest, frame_label, summed
 from sentinel_agent.profile.names import thread_name
 from sentinel_agent.profile.record import MAX_DEPTH, MAX_NAME, MAX_SECONDS, Frame
 
@@ -221,7 +221,5 @@ def _slice(packed: Packed, view: View, table: StackTable, inside: Sequence[Inter
         if begin <= time < end and (wall or packed.on_cpu[run])
     ]
     numbers = _numbers(packed, view, table, {runs[run] for run in chosen})
-    builder = DigestBuilder(packed.since)
-    for run in chosen:
-        builder.add(times[run], numbers[runs[run]], costs[run])
-    return builder.build(start, packed.end)
+    found = ((times[run], numbers[runs[run]], costs[run]) for run in chosen)
+    return summed(found, start, packed.end, packed.since)

@@ -14,6 +14,7 @@ import pytest
 from sentinel_agent.profile import pprof, speedscope
 from tests import needs
 from tests.api.support import MadeUpAgent, evidence_files, files_of, recording, save_spike, served
+from tests.api.test_clients import NODE, installed
 from tests.profile.records import HOSTILE
 from tests.store.helpers import START, save
 
@@ -123,6 +124,30 @@ async def test_a_persons_path(store: Store, fake_clock: FakeClock, chromium: str
             await page.get_by_role("link", name="stacks.pb.gz").click()
         await (await downloading.value).save_as(tmp_path / "it.pb.gz")
     assert pprof.decode((tmp_path / "it.pb.gz").read_bytes()).samples
+
+
+@pytest.mark.timeout(180)
+async def test_speedscope_opens_the_timeline(store: Store, chromium: str, tmp_path: Path) -> None:
+    """The file passes speedscope's own schema, and speedscope itself shows its thread and functions."""
+    release = installed(NODE / "node_modules" / "speedscope" / "dist" / "release")
+    timeline = store.artifact(save_spike(store), "stacks.speedscope.json").read_bytes()
+    schema = msgspec.json.decode((release / "file-format-schema.json").read_bytes())
+    import_module("jsonschema").validate(msgspec.json.decode(timeline), schema)
+    (tmp_path / "spike.speedscope.json").write_bytes(timeline)
+    trouble: list[str] = []
+    async with import_module("playwright.async_api").async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = await browser.new_page(viewport={"width": 1280, "height": 800})
+        for event in ("pageerror", "dialog"):
+            page.on(event, lambda found: trouble.append(str(found)))
+        await page.goto((release / "index.html").as_uri())
+        await page.locator("input[type=file]").set_input_files(tmp_path / "spike.speedscope.json")
+        await page.get_by_text('Thread 4711 "MainThread"').wait_for()
+        await page.get_by_text("Sandwich").click()
+        await page.get_by_text("checksum").first.wait_for()
+        await shoot(page, "speedscope")
+        await browser.close()
+    assert trouble == []
 
 
 @pytest.mark.timeout(180)

@@ -83,17 +83,29 @@ def test_the_short_way_is_the_long_way(view: digests.View, record: ProfileRecord
     assert whole(short) == whole(long) == sum(cost for _, cost in short.seconds.items())
 
 
-def test_a_full_table_keeps_the_roots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its size it is bounded, and what was left out is seen."""
-    monkeypatch.setattr(digests, "MAX_STACKS", 2)
+@pytest.mark.parametrize("bound", [{"MAX_STACKS": 2}, {"MAX_BYTES": 2 * (5 + 2 * 8)}])
+def test_a_full_table_keeps_the_roots(monkeypatch: pytest.MonkeyPatch, bound: dict[str, int]) -> None:
+    """Beyond its size, in stacks or in bytes, it is bounded, and what was left out is seen."""
+    for name, value in bound.items():
+        monkeypatch.setattr(digests, name, value)
     table = StackTable()
     numbers = [table.number(("root", name)) for name in "abcd"]
+    assert table.filled >= 1
     assert [table.stacks()[number] for number in numbers] == [
         ("root", "a"),
         ("root", "b"),
         ("root", "other"),
         ("root", "other"),
     ]
+
+
+def test_not_even_all_roots_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target can make up as many as it likes."""
+    monkeypatch.setattr(digests, "MAX_STACKS", 2)
+    table = StackTable()
+    for number in range(5000):
+        table.number((f"root {number}", "a"))
+    assert len(table.stacks()) == 2 + digests._ROOTS + 1
 
 
 def test_a_file_that_contradicts_itself_is_refused() -> None:
