@@ -102,11 +102,12 @@ bench: .venv/.test
 	$(BIN)/python bench/bursts.py 2
 	$(BIN)/python bench/leaf_distance.py
 
-# What sending costs, beside OpenTelemetry's and SkyWalking's own.
+# What sending costs, beside OpenTelemetry's and SkyWalking's own, and what a backend that stalls or is away does; with goals.
 bench-exporters: .venv/.test $(ORACLE)/.done
 	@test -x .cache/otel/bin/python || $(BIN)/python -m venv .cache/otel
 	@.cache/otel/bin/python -m pip install --quiet --disable-pip-version-check opentelemetry-sdk==1.45.1 opentelemetry-exporter-zipkin-json==1.45.1
 	$(BIN)/python bench/exporter_cost.py
+	PYTHONPATH=. $(BIN)/python bench/exporter_faults.py
 
 clean:
 	rm -rf .venv .cache dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -277,9 +277,13 @@ async def _closed(entry: _Entry) -> None:
 
 async def _drained(lines: Sequence[Line], seconds: float, *until: asyncio.Future[Any]) -> None:
     """Deliver what is left for so long, or until something else is done; the rest goes to disk."""
-    drains = asyncio.gather(*(line.drain() for line in lines), return_exceptions=True)
-    await asyncio.wait([drains, *until], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    await _end([drains], _LAST_WORDS / 2)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(line.drain() for line in lines), return_exceptions=True)
+
+    drained = asyncio.create_task(all_of_them())
+    await asyncio.wait([drained, *until], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    await _end([drained], _LAST_WORDS / 2)
     for line in lines:
         line.shelve()
 
