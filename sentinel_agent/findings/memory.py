@@ -71,17 +71,14 @@ def allocations(facts: Facts) -> Finding | NotKnown | None:
         return facts.not_known("allocations", "allocations")
     if seen.grown_bytes < _LEAST_ALLOCATED or not seen.sites:
         return None
-    sizes: Counter[tuple[str, int]] = Counter()
+    sizes: Counter[HeapLine] = Counter()
     for site in seen.sites:
-        line = _own_line(site)
-        sizes[line.file, line.line] += site.bytes
-    (file, number), size = sizes.most_common(1)[0]
-    where = f"{file}:{number}"
+        sizes[_own_line(site)] += site.bytes
+    line, size = sizes.most_common(1)[0]
+    where = _name(line)
     share = size / seen.grown_bytes
-    largest = next(
-        site for site in seen.sites for line in [_own_line(site)] if (line.file, line.line) == (file, number)
-    )
-    calls = " < ".join(f"{each.file}:{each.line}" for each in largest.lines[:4])
+    largest = next(site for site in seen.sites if _own_line(site) == line)
+    calls = " < ".join(_name(each) for each in largest.lines[:4])
     within = format_duration(seen.seconds)
     text = f"memory grows at {where}: {format_size(size)} more within {within}, {share:.0%} of what {seen.by} saw grow"
     if seen.resident_bytes >= _SAME * size:
@@ -150,6 +147,11 @@ def _most_more(growth: Sequence[TypeTotal]) -> TypeTotal | None:
     """The type with most objects more; what nearly every object has one of only where nothing else grew."""
     ours = [each for each in growth if each.name not in _BUILT_IN] or growth
     return max(ours, key=lambda each: each.count, default=None)
+
+
+def _name(line: HeapLine) -> str:
+    """`file:line`, with the function where it is known; memray knows no line of the innermost one on 3.9."""
+    return place(line.function, line.file, line.line) if line.function else f"{line.file}:{line.line}"
 
 
 def _own_line(site: HeapSite) -> HeapLine:

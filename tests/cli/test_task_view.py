@@ -57,6 +57,22 @@ def test_growth_is_said_with_the_group_and_what_it_is_compared_with() -> None:
     ]
 
 
+def test_what_tasks_are_for_is_said_of_groups_and_in_the_tree() -> None:
+    """The values that most tasks have, with how many where it is not all; in the tree only what all of a branch have in common."""
+    labels = {"route": {"/pay": 38, "/cart": 2}, "tenant": {"a": 40}, "trace_id": {"4bf9": 1, "77ac": 1}}
+    group = TaskGroup(40, "leak", {"waiting": 40}, (LEAK,), None, ("a",), context=labels)
+    assert "    for route=/pay (38 of 40), /cart (2 of 40); tenant=a; trace_id=4bf9, 77ac, ..." in list(
+        groups(TasksDocument(40, (group,), ()), 10)
+    )
+    same = [msgspec.structs.replace(task(number), context={"route": "/pay"}) for number in (1, 2)]
+    assert any(
+        line.endswith("2 x leak (/srv/app.py:12), waiting on Future, for route=/pay")
+        for line in tree(document(*same))
+    )
+    other = [*same, task(3)]
+    assert not any("for route" in line for line in tree(document(*other)))
+
+
 def test_where_tasks_come_from_is_said_as_far_as_it_is_known_and_no_further() -> None:
     known, unknown = Origin(3, "leak", LEAK, SLEEP), Origin(2, "leak", LEAK, None)
     lines = list(origins(TasksDocument(6, (), (), origins=(known, unknown, Origin(1, "x", None, None)))))

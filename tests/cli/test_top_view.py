@@ -59,7 +59,7 @@ def view(*targets: TopTarget, **changes: object) -> TopView:
 
 def hostile_view(name: str) -> TopView:
     hot = Hot(15.0, 9, True, (HotLine(name, name, 3, 0.9, 1.0),), (f"{name} ({name}:3)", name))
-    tasks = TasksSeen(NOW - 9, 500, 2, (TaskLine(500, name, f"{name} (a.py:3)", name),))
+    tasks = TasksSeen(NOW - 9, 500, 2, (TaskLine(500, name, f"{name} (a.py:3)", name, name),))
     row = IncidentRow("id", name, name, NOW - 60, 1.0, name, 7, "cpu", "percent", name, 5)
     return view(
         *(target(pid, name, tasks=tasks, hot=hot, command=(name, name)) for pid in range(1, 12)),
@@ -82,7 +82,8 @@ def test_what_is_chosen_is_shown_with_all_that_is_known_of_it() -> None:
         (HotLine("crunch", "/srv/app.py", 12, 0.81, 1.0),),
         ("crunch (/srv/app.py:12)", "main (/srv/app.py:9)"),
     )
-    tasks = TasksSeen(NOW - 17, 303, 1, (TaskLine(300, "handler", "sleep (asyncio/tasks.py:5)", "Future"),))
+    line = TaskLine(300, "handler", "sleep (asyncio/tasks.py:5)", "Future", "route=/pay")
+    tasks = TasksSeen(NOW - 17, 303, 1, (line,))
     row = IncidentRow("id", "cpu-spike", "gateway", NOW - 60, 95.0, "diff", 7, "cpu", "percent", "CPU 95%", 5)
     shown = text(
         *frame(
@@ -104,7 +105,7 @@ def test_what_is_chosen_is_shown_with_all_that_is_known_of_it() -> None:
         "5% to 50% in 9s",
         " 81%  crunch (/srv/app.py:12)",
         "303 tasks, 17s ago",
-        "300 x handler in sleep (asyncio/tasks.py:5), on Future",
+        "300 x handler in sleep (asyncio/tasks.py:5), on Future, for route=/pay",
         "rss-growth (7) pending: it must stay so for another 3s",
         "cpu-spike (7): CPU 95%",
         "q quit",

@@ -69,7 +69,7 @@ async def test_the_leaking_line_comes_first_in_both_views_and_nothing_is_left(tm
     assert b"remember" in (tmp_path / "memray.leaks.svg").read_bytes()
     answer = CHECKS["allocations"](facts("rss", memray=document))
     assert isinstance(answer, Finding)
-    assert answer.subject == "<string>:5"
+    assert answer.subject == "remember (<string>:5)"
     assert "memray saw grow" in answer.text
     assert result.gil_hold_us > 0
 

@@ -69,6 +69,15 @@ function compared(tasks) {
   return before ? `; ${figure(before.count)} at ${date(before.time)}` : "";
 }
 
+/**
+ * What the target says that the tasks are for, the most frequent values of each label: ` for route=/pay, /cart; trace_id=4bf92f35`.
+ * @param {any} group
+ */
+function purpose(group) {
+  const labels = Object.entries(group.context ?? {}).map(([name, values]) => `${name}=${Object.keys(values).join(", ")}`);
+  return labels.length ? ` for ${labels.join("; ")}` : "";
+}
+
 /** @param {any} tasks */
 function taskGroups(tasks) {
   const most = Math.max(1, ...tasks.groups.map((/** @type {any} */ group) => group.count));
@@ -85,6 +94,7 @@ function taskGroups(tasks) {
         " ",
         h("span", { class: "mono" }, group.coroutine),
         group.waiting_on ? h("span", { class: "soft" }, ` waiting on ${group.waiting_on}`) : "",
+        h("span", { class: "soft" }, purpose(group)),
         group.was !== undefined && group.was !== null ? h("span", { class: "faint" }, ` ${figure(group.was)} before`) : "",
         h("span", { class: "bar", "aria-hidden": "true" }, fill),
       ),
