@@ -98,10 +98,13 @@ def load(port: int, answered: Shared) -> None:
 
 
 def burn(share: Shared, rate: float) -> None:
-    """Use so much of a core, in `rate` pieces a second."""
+    """Use so much of a core, in some `rate` pieces a second."""
+    before = time.monotonic()
     while True:
         time.sleep(1 / rate)
-        until = time.thread_time() + share.value / rate
+        now = time.monotonic()
+        until = time.thread_time() + share.value * min(now - before, 4 / rate)
+        before = now
         while time.thread_time() < until:
             pass
 

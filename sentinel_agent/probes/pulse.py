@@ -59,6 +59,11 @@ class Stretches:
         else:
             self._longest = max(self._longest, now - seen.since)
 
+    def still(self, now: float) -> None:
+        """Everywhere the same is there as before."""
+        for seen in self._seen.values():
+            self._longest = max(self._longest, now - seen.since)
+
     def keep(self, places: set[int]) -> None:
         """Forget all other places."""
         for place in self._seen.keys() - places:
@@ -79,6 +84,7 @@ class Pulse:
         self._looks = self._loops = self._opaque = 0
         self._collector_looks = 0
         self._seen_at_work = self._looked_at = 0
+        self._last: tuple[int, ...] = (0, 0, 0, 0, 0, 0)  # what the last look added to these
         self._unreadable: str | None = None
 
     def see(
@@ -93,6 +99,7 @@ class Pulse:
 
         `asleep` is asked after the look: how much CPU time a thread has used, if it sleeps; None if not, or unknown.
         """
+        before = self._counts()
         self._looks += 1
         for thread in threads:
             doing = interpreter.loop(thread)
@@ -106,6 +113,23 @@ class Pulse:
             self._see_collector(interpreter.collector(), now, clock)
         except UnreadableError as error:
             self._unreadable = error.message
+        self._last = tuple(count - was for count, was in zip(self._counts(), before, strict=True))
+
+    def again(self, now: float) -> None:
+        """A look at `now` found that nothing has run since the last one: the same is seen once more."""
+        looks, loops, opaque, collector, at_work, looked_at = self._last
+        self._looks += looks
+        self._loops += loops
+        self._opaque += opaque
+        self._collector_looks += collector
+        self._seen_at_work += at_work
+        self._looked_at += looked_at
+        self._stalls.still(now)
+        self._collections.still(now)
+
+    def _counts(self) -> tuple[int, ...]:
+        gc = self._collector_looks, self._seen_at_work, self._looked_at
+        return self._looks, self._loops, self._opaque, *gc
 
     def _see_loop(self, thread: int, doing: Doing, now: float, after: float) -> None:
         if doing is None:

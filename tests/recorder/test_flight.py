@@ -19,7 +19,7 @@ from sentinel_agent.recorder.spool import Spool
 from sentinel_agent.recorder.window import window
 from sentinel_agent.target.identity import identify
 from sentinel_agent.testing import FakeClock, make_target
-from tests.target.fakeproc import line, running
+from tests.target.fakeproc import line, running, tell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +34,16 @@ def spin():
 threading.Thread(target=rest, name="resting", daemon=True).start()
 print(*(t.native_id for t in threading.enumerate()), flush=True)
 spin()
+"""
+
+WAITS_TWICE = """
+import sys
+def first(): sys.stdin.readline()
+def second(): sys.stdin.readline()
+print(flush=True)
+first()
+print(flush=True)
+second()
 """
 
 
@@ -110,6 +120,38 @@ def test_kernel_states_of_threads_that_are_gone_are_not_known() -> None:
     assert states.on_cpu(None) is None
     assert states.on_cpu(12345) is None
     states.close()
+
+
+def test_a_target_that_stands_still_is_not_read_again_and_one_that_ran_is() -> None:
+    """While it waits its memory is read no more and every look shows it there; after it has run it is read anew."""
+    with running(WAITS_TWICE) as child:
+        line(child)
+        reader = opened(child.pid)
+        flight = Flight(child.pid, reader, Ring(ROLE, identify(child.pid), 1))
+        first = looks_until_still(flight, reader)
+        tell(child)
+        line(child)
+        second = looks_until_still(flight, reader)
+        flight.close()
+    record = window(flight.ring.snapshot(), 1000.0, 2000.0).record
+    assert record.samples[0].stack != record.samples[-1].stack
+    shown = [record.frames[sample.stack[0]].function for sample in (record.samples[0], record.samples[-1])]
+    assert shown == ["first", "second"]
+    assert sum(sample.count for sample in record.samples) == first + second
+
+
+def looks_until_still(flight: Flight, reader: LiveReader) -> int:
+    """How many looks it takes until three in a row need no reading call; they are 50 ms of the recording apart."""
+    assert reader.interpreter is not None
+    deadline = time.monotonic() + 30  # noqa: TID251 - a real process, so real time
+    looks = still = 0
+    while still < 3:
+        assert time.monotonic() < deadline, "it is read again and again"  # noqa: TID251 - as above
+        before, at = reader.interpreter.memory.calls, flight.ring.statistics().whole
+        assert flight.sample(1000.0 + at * 0.05, at * 0.05, 0.05)
+        still = still + 1 if reader.interpreter.memory.calls == before else 0
+        looks += 1
+    return looks
 
 
 async def test_the_deck_looks_at_its_rate_and_a_new_agent_reads_what_an_old_one_spooled(
