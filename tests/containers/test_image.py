@@ -5,22 +5,35 @@ from __future__ import annotations
 import json
 import os
 import re
+import urllib.error
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.containers.bundle import running
 from tests.containers.pod import CONFIG, MEMORY, SERVICE, Target, agent_box, ask, target
-from tests.e2e.support import AgentProcess
+from tests.e2e.support import AgentProcess, free_port, get, listening, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+    from tests.containers.build import Image, Workshop
+
+pytestmark = pytest.mark.timeout(600)
 
 OTHER_PYTHON = ("/usr/bin/python3",)
+PROXY = """
+listeners:
+  - name: web
+    address: 127.0.0.1:{port}
+    routes:
+      - name: rest
+        response: {{status: 404, body: "nothing here"}}
+"""
 
 
+@pytest.mark.containers
 def test_the_main_job_with_only_the_right_to_read_others(image: Path, rootfs: Path, tmp_path: Path) -> None:
     """User 65532 with CAP_SYS_PTRACE beside user 1000: spike noticed, stacks before it, py-spy's profile, all in 64 MiB."""
     with target(rootfs, tmp_path) as neighbour:
@@ -82,6 +95,7 @@ OBSTACLES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.containers
 @pytest.mark.parametrize("case", OBSTACLES)
 def test_a_missing_right_is_named_and_its_remedy_works(
     image: Path, rootfs: Path, tmp_path: Path, case: str
@@ -104,6 +118,7 @@ def test_a_missing_right_is_named_and_its_remedy_works(
         assert after["read its memory"]["ok"] is True, after
 
 
+@pytest.mark.containers
 def test_a_pod_that_shares_no_pids_is_told_so(image: Path, rootfs: Path, tmp_path: Path) -> None:
     """Alone in its pid namespace the agent names the line of the manifest that is missing."""
     checks = json.loads(ask(agent_box(image, tmp_path, "doctor", "--json"), tmp_path))
@@ -116,6 +131,7 @@ def test_a_pod_that_shares_no_pids_is_told_so(image: Path, rootfs: Path, tmp_pat
     assert next(check for check in checks if check["name"] == "other processes")["ok"] is True
 
 
+@pytest.mark.containers
 def test_a_faulty_configuration_does_not_end_the_sidecar(image: Path, rootfs: Path, tmp_path: Path) -> None:
     """It watches with the defaults, says what is wrong, and takes the configuration up once it is mended."""
     with target(rootfs, tmp_path) as neighbour:
@@ -131,6 +147,7 @@ def test_a_faulty_configuration_does_not_end_the_sidecar(image: Path, rootfs: Pa
             agent.wait_for("settings_reloaded", seconds=60)
 
 
+@pytest.mark.containers
 def test_what_the_image_does_not_hold(image: Path) -> None:
     """No pip, no compiler, a bill of materials, and only one program with a capability."""
     found = {
@@ -152,3 +169,48 @@ def test_what_the_image_does_not_hold(image: Path) -> None:
 
 def _carries(path: Path) -> bool:
     return "security.capability" in os.listxattr(path)
+
+
+@pytest.mark.containers
+def test_what_is_said_of_the_image(built: Image) -> None:
+    """Labels with the version it was built as, a health check, no user but its own, and who ends it how."""
+    configuration = built.configuration
+    labels = configuration["Labels"]
+    assert labels["org.opencontainers.image.title"] == "Sentinel Agent"
+    assert labels["org.opencontainers.image.version"] == "1.2.3"
+    assert {"org.opencontainers.image.revision", "org.opencontainers.image.licenses"} <= set(labels)
+    assert configuration["User"] == "65532:65532"
+    assert configuration["Healthcheck"]["Test"] == ["CMD", "healthcheck"]
+    assert configuration["StopSignal"] == "SIGTERM"
+    assert (configuration["Entrypoint"], configuration["Cmd"]) == (["sentinel-agent"], ["sidecar"])
+
+
+@pytest.mark.interop
+def test_the_proxy_of_the_other_target(works: Workshop, tmp_path: Path) -> None:
+    """Not root, on a root file system that cannot be written, with no capability: it serves, and its agent watches it."""
+    proxy = works.build("proxy")
+    assert proxy.configuration["Cmd"][0] == "proxy"
+    components = json.loads((proxy.root / "opt/sentinel/sbom.cdx.json").read_text())["components"]
+    assert {"httptools", "uvloop"} <= {component["name"] for component in components}
+    port, api = free_port(), free_port()
+    box = agent_box(
+        proxy.root,
+        tmp_path,
+        "proxy",
+        "--config",
+        "/etc/sentinel-agent/proxy.yaml",
+        "--listen",
+        f"127.0.0.1:{api}",
+    )
+    (tmp_path / "config" / "sentinel.yaml").unlink()
+    (tmp_path / "config" / "proxy.yaml").write_text(PROXY.format(port=port))
+    environment = {name: value for name, value in box.environment.items() if name != "SENTINEL_CONFIG"}
+    box = replace(box, capabilities=(), memory=128 * 1024**2, environment=environment)
+    with running(box, tmp_path):
+        until(lambda: listening(port), 60, "the proxy to listen")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            get(f"http://127.0.0.1:{port}/")
+        assert refused.value.code == 404, "no route: the answer is the proxy's own"
+        refused.value.close()
+        until(lambda: listening(api), 60, "its agent to listen")
+        until(lambda: json.loads(get(f"http://127.0.0.1:{api}/api/v1/targets")), 60, "the agent to watch it")

@@ -139,6 +139,30 @@ def test_every_no_has_a_remedy_on_a_hostile_machine(tmp_path: Path) -> None:
     assert "task_delayacct=1" in checks["delay accounting"].remedy
 
 
+def test_apparmor_profiles_that_keep_each_other_out(tmp_path: Path) -> None:
+    """Two profiles are named with the rules that each needs; the same one, or none at all, is no obstacle. By fixture."""
+    fake = FakeProc(tmp_path)
+    for pid in (1, 7):
+        folder = fake.add(pid)
+        (folder / "attr/apparmor").mkdir(parents=True)
+        (folder / "environ").touch()
+    (tmp_path / "proc/self").symlink_to("1")
+    (tmp_path / "proc/1/mountinfo").write_text("")
+
+    def check(theirs: str, ours: str) -> Check | None:
+        for pid, profile in ((7, theirs), (1, ours)):
+            (tmp_path / f"proc/{pid}/attr/apparmor/current").write_text(f"{profile}\n")
+        return _by_name(examine(7, tmp_path)).get("AppArmor")
+
+    found = check("cri-containerd.apparmor.d (enforce)", "other (enforce)")
+    assert found is not None
+    assert "'cri-containerd.apparmor.d (enforce)'" in found.found
+    assert "ptrace (readby)," in found.remedy
+    assert check("one (enforce)", "unconfined") is not None
+    assert check("one (enforce)", "one (enforce)") is None
+    assert check("unconfined", "unconfined") is None
+
+
 def test_py_spy_missing_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not found, not runnable and failing are three sentences with one remedy."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
