@@ -52,7 +52,7 @@ def distroless(rootfs: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def musl(rootfs: Path) -> Path:
     """A root with a CPython that was built for musl, and musl."""
-    assert rootfs
+    assert rootfs.is_dir()
     if not MUSL.exists():
         missing(f"there is no {MUSL}: `make interop` builds it")
     return MUSL
