@@ -88,6 +88,10 @@ drain: 2s
         ):
             yield process
 
+    def serves(self) -> bool:
+        """Whether it has come up whole: workers, signals, and the door for a successor."""
+        return listening(self.port) and any((self.folder / "data").glob("proxy-*.sock"))
+
     def said(self) -> str:
         """What the supervisors said."""
         return (self.folder / "said").read_text()
@@ -127,7 +131,7 @@ CLOSE = ("-H", "Connection: close")
 def test_reload_under_load(place: Place) -> None:
     """Connections kept and one for each request: none fails while routes, listeners and their number change, and faults are refused."""
     with place.run() as process:
-        until(lambda: listening(place.port) and (place.folder / "data").exists(), 30, "the proxy")
+        until(place.serves, 30, "the proxy")
         loads = [place.load(4), place.load(4, *CLOSE)]
         place.write("second")
         process.send_signal(signal.SIGHUP)
@@ -158,10 +162,9 @@ def test_faults_of_a_change_are_refused(place: Place, tmp_path: Path) -> None:
     pair.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     trustme.CA().issue_cert("a.example").private_key_pem.write_to_path(tmp_path / "key.pem")
     with place.run() as process, started((sys.executable, "-c", UPSTREAM, str(taken))):
-        until(lambda: listening(place.port) and listening(taken), 30, "the proxy")
+        until(lambda: place.serves() and listening(taken), 30, "the proxy")
         more = f"  - {{name: more, address: '127.0.0.1:{taken}', protocol: tcp, cluster: back}}"
         tls = f"tls: {{certificates: [{{cert: {tmp_path}/cert.pem, key: {tmp_path}/key.pem}}]}}"
-        until((tmp_path / "data").exists, 30, "the door")
 
         def refused(words: str) -> None:
             process.send_signal(signal.SIGHUP)
@@ -184,8 +187,7 @@ def test_faults_of_a_change_are_refused(place: Place, tmp_path: Path) -> None:
 def test_upgrade_under_load(place: Place) -> None:
     """A new supervisor takes over and no request fails; the old one's workers are gone soon, it resumes if the new one dies."""
     with place.run() as old:
-        until(lambda: listening(place.port), 30, "the proxy")
-        until(lambda: len(_workers(old)) == 2, 30, "its workers")
+        until(place.serves, 30, "the proxy")
         loads = [place.load(5), place.load(5, *CLOSE)]
         before = {each.pid for each in _workers(old)}
         place.write("second")
@@ -209,7 +211,7 @@ def test_a_successor_that_cannot_serve(place: Place) -> None:
         assert lonely.wait(30) == 2
     assert "no proxy of this configuration runs" in place.said()
     with place.run() as old:
-        until(lambda: listening(place.port) and len(_workers(old)) == 2, 30, "the proxy")
+        until(place.serves, 30, "the proxy")
         with place.run() as second:
             assert second.wait(30) == 2
         assert "Address already in use" in place.said()
@@ -225,7 +227,7 @@ def test_a_successor_that_cannot_serve(place: Place) -> None:
 def test_a_worker_that_is_killed(place: Place) -> None:
     """kill -9 under load: no more requests fail than were under way there, and its successor serves."""
     with place.run() as process:
-        until(lambda: listening(place.port) and len(_workers(process)) == 2, 30, "the proxy")
+        until(place.serves, 30, "the proxy")
         loads = [place.load(3), place.load(3, *CLOSE)]
         time.sleep(1)
         victim = _workers(process)[0]

@@ -192,10 +192,13 @@ def parse_text(text: str) -> Any:
 
 
 @asynccontextmanager
-async def serving(config: Any, log: Path) -> AsyncIterator[Proxy]:
-    """A worker with a configuration; its first listener's port is that of `Proxy`."""
+async def serving(config: Any, log: Path, *, copied: bool = False) -> AsyncIterator[Proxy]:
+    """A worker with a configuration; its first listener's port is that of `Proxy`.
+
+    With `copied`, its sockets have a second owner, as those that a supervisor hands down.
+    """
     sockets = {each.name: bound() for each in config.listeners}
-    copies = {name: copy(sock) for name, sock in sockets.items()}
+    copies = {name: copy(sock) for name, sock in sockets.items()} if copied else {}
     records: list[RequestRecord] = []
     tap = Tap(log.parent / "nobody-listens.sock")
     monitor = tap.keep

@@ -74,7 +74,7 @@ async def test_a_connection_lives_through_a_reload(tmp_path: Path) -> None:
     async with (
         upstream(answering(answer(b"one"))) as one,
         upstream(answering(answer(b"two"), heads=heads)) as two,
-        serving(parse_text(text(one, log)), log) as running,
+        serving(parse_text(text(one, log)), log, copied=True) as running,
         running.connection() as (reader, writer),
     ):
         for _ in range(3):
@@ -97,7 +97,7 @@ async def test_header_lines_are_judged_anew(tmp_path: Path) -> None:
     match = "match: {headers: [{name: x-ring, exact: stable}]}"
     async with (
         upstream(answering(OK)) as port,
-        serving(parse_text(text(port, log)), log) as running,
+        serving(parse_text(text(port, log)), log, copied=True) as running,
         running.connection() as (reader, writer),
     ):
         for _ in range(3):
@@ -125,7 +125,7 @@ async def test_a_request_under_way_ends_where_it_began(tmp_path: Path) -> None:
     async with (
         upstream(slow) as one,
         upstream(answering(answer(b"new"))) as two,
-        serving(parse_text(text(one, log)), log) as running,
+        serving(parse_text(text(one, log)), log, copied=True) as running,
         running.connection() as (reader, writer),
     ):
         writer.write(KEEP)
@@ -145,7 +145,7 @@ async def test_a_cluster_that_stays_keeps_its_connections(tmp_path: Path) -> Non
     log = tmp_path / "access.log"
     async with (
         upstream(answering(OK)) as port,
-        serving(parse_text(text(port, log)), log) as running,
+        serving(parse_text(text(port, log)), log, copied=True) as running,
     ):
         assert status_of(await running.ask(GET)) == 200
         pool = running.worker.clusters["back"]
@@ -163,7 +163,7 @@ async def test_nothing_changes_where_something_is_wrong(tmp_path: Path) -> None:
     good = text(1, log)
     async with (
         upstream(answering(answer(b"one"))) as one,
-        serving(parse_text(text(one, log)), log) as running,
+        serving(parse_text(text(one, log)), log, copied=True) as running,
     ):
         before = running.worker.config
         for words in (
@@ -185,7 +185,7 @@ async def test_listeners_come_and_go(tmp_path: Path) -> None:
     port = sock.getsockname()[1]
     async with (
         upstream(answering(OK)) as back,
-        serving(parse_text(text(back, log)), log) as running,
+        serving(parse_text(text(back, log)), log, copied=True) as running,
     ):
         await change(running, text(back, log, more=second), {"more": sock})
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -212,7 +212,7 @@ async def test_what_does_not_leave_is_ended(tmp_path: Path) -> None:
     socks = {"more": bound(), "third": bound()}
     async with upstream(answering(OK)) as back:
         words = f"drain: 200ms\n{text(back, log)}"
-        async with serving(parse_text(words), log) as running:
+        async with serving(parse_text(words), log, copied=True) as running:
             await change(running, f"drain: 200ms\n{text(back, log, more=second + chr(10) + third)}", socks)
             connections = [
                 await asyncio.open_connection(*sock.getsockname())
@@ -245,7 +245,7 @@ async def test_certificates_change_under_a_connection(tmp_path: Path, authority:
     tls = f"tls: {{certificates: [{authority.issue('web', 'old.example')}]}}"
     async with upstream(answering(OK)) as back:
         secure = text(back, log, listener=tls)
-        async with serving(parse_text(secure), log) as running:
+        async with serving(parse_text(secure), log, copied=True) as running:
             reader, writer, name = await connect(running)
             assert name == "old.example"
             authority.issue("web", "new.example")
@@ -274,10 +274,10 @@ async def test_clients_of_a_link_switch_one_by_one(tmp_path: Path, authority: Au
     pair = authority.issue("back", "back.example")
     async with upstream(answering(OK)) as last:
         both = text(last, other, listener=f"tls: {{certificates: [{pair}], allow_plaintext: true}}")
-        async with serving(parse_text(both), other) as server:
+        async with serving(parse_text(both), other, copied=True) as server:
             plain = text(server.port, log)
             secure = text(server.port, log, back=f"tls: {{ca: {authority.path}, sni: back.example}}")
-            async with serving(parse_text(plain), log) as running:
+            async with serving(parse_text(plain), log, copied=True) as running:
                 done = asyncio.Event()
 
                 async def ask() -> list[int]:
