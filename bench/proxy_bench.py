@@ -122,9 +122,9 @@ class Subject:
     p99: list[float] = field(default_factory=list)
 
 
-def wrk(port: int, seconds: float) -> tuple[int, float]:
+def wrk(port: int, seconds: float, scheme: str = "http") -> tuple[int, float]:
     done = subprocess.run(
-        ["wrk", "-t1", "-c64", f"-d{max(1, round(seconds))}s", f"http://127.0.0.1:{port}/rest"],
+        ["wrk", "-t1", "-c64", f"-d{max(1, round(seconds))}s", f"{scheme}://127.0.0.1:{port}/rest"],
         capture_output=True,
         text=True,
         check=True,
