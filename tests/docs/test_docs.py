@@ -72,10 +72,19 @@ def test_the_exporters_page_can_be_pasted() -> None:
 
 
 def test_the_proxys_page_is_so() -> None:
-    """Its example is a sound configuration, and its table has every flag with the status that it gives."""
+    """Its examples are sound configurations or parts of one, and its table has every flag with the status that it gives."""
     text = (ROOT / "docs" / "proxy.md").read_text()
-    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    example, *parts = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert len(parse_proxy("proxy.md", example.encode()).listeners) == 2
+    for part in parts:
+        found = yaml.safe_load(part)
+        used = found.pop("filters", [])
+        routes = found.pop("routes", [{"name": "all", "cluster": "api", "filters": used}])
+        listener = {"name": "web", "address": "127.0.0.1:8080", "routes": routes}
+        names = {"api"} | {each["config"]["cluster"] for each in used if "cluster" in each.get("config", {})}
+        clusters = [{"name": name, "endpoints": [{"address": "127.0.0.1:9000"}]} for name in names]
+        whole = {"listeners": [listener], "clusters": clusters, **found}
+        assert parse_proxy("proxy.md", yaml.safe_dump(whole).encode()).clusters
     listed = dict(re.findall(r"^\| ([A-Z]+) \| ([^|]*) \|", text, re.MULTILINE))
     known = [flag for flag in vars(flags).values() if isinstance(flag, flags.Flag)]
     assert set(listed) == {flag.code for flag in known}
