@@ -37,7 +37,7 @@ class Served:
     config: ProxyConfig
     bound: tuple[Bound, ...]
 
-    def send(self, sock: socket.socket) -> None:
+    def send(self, sock: socket.socket, number: int = 0) -> None:
         """Hand it over, with copies of the sockets.
 
         Raises:
@@ -47,7 +47,7 @@ class Served:
         text = control.text_file(self.content)
         try:
             descriptors = (text, *(each.sock.fileno() for each in self.bound))
-            control.send(sock, Configure(control.VERSION, self.name, listeners), descriptors)
+            control.send(sock, Configure(control.VERSION, number, self.name, listeners), descriptors)
         finally:
             os.close(text)
 
@@ -59,6 +59,7 @@ class WorkerProcess:
         self.slot = slot
         self.process = process
         self._sock = sock
+        self._number = 0
 
     @property
     def pid(self) -> int:
@@ -72,21 +73,24 @@ class WorkerProcess:
             SentinelError: it does not; it serves what it served before, or has ended.
         """
         try:
-            served.send(self._sock)
+            self._number += 1
+            served.send(self._sock, self._number)
             async with asyncio.timeout(ANSWER_SECONDS):
-                letter = await receive(self._sock)
+                answer = await self._answer()
         except TimeoutError:
             raise SentinelError(f"worker {self.slot} did not answer within {ANSWER_SECONDS:.0f} s") from None
         except (EOFError, OSError, ValueError):
             raise SentinelError(f"worker {self.slot} has ended") from None
-        letter.close()
-        match letter.message:
-            case Ready():
-                return
-            case Refused(reason):
-                raise SentinelError(reason)
-            case _:
-                raise SentinelError(f"worker {self.slot} answered nonsense")
+        if isinstance(answer, Refused):
+            raise SentinelError(answer.reason)
+
+    async def _answer(self) -> Ready | Refused:
+        """The answer to what was sent last; those to what it was too late for are left."""
+        while True:
+            letter = await receive(self._sock)
+            letter.close()
+            if isinstance(letter.message, Ready | Refused) and letter.message.number == self._number:
+                return letter.message
 
     def drain(self, seconds: float) -> None:
         """Let it come to its end without anybody noticing."""

@@ -27,6 +27,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     """Serve this. With it come the configuration's text, then the sockets of `listeners`, in order."""
 
     version: int
+    number: int
     name: str
     listeners: tuple[tuple[str, str], ...]
     """Name and address (as bound) of each."""
@@ -39,13 +40,16 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """It is being served."""
+    """It is being served. `number` is that of the `Configure` that is answered."""
+
+    number: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
     """It is not, and nothing has changed."""
 
     reason: str
+    number: int = 0
 
 
 class Upgrade(msgspec.Struct, frozen=True, tag=True):

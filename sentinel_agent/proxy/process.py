@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READY = b"ready\n"
+FIRST = 1
+"""The number of the first configuration."""
 FIRST_SECONDS = 20.0
 Sockets = dict[str, socket.socket]
 
@@ -61,7 +63,7 @@ class Serving:
         if channel is not None:
             channel.setblocking(False)
             loop.add_reader(channel, self._hear, channel)
-            control.send(channel, Ready())
+            control.send(channel, Ready(FIRST))
         if ready is not None:
             os.write(ready, READY)
             os.close(ready)
@@ -93,14 +95,15 @@ class Serving:
     async def _reload(self, channel: socket.socket, letter: control.Letter) -> None:
         async with self._work:
             sockets: Sockets = {}
-            answer: Ready | Refused = Ready()
+            number = letter.message.number if isinstance(letter.message, Configure) else 0
+            answer: Ready | Refused = Ready(number)
             try:
                 config, sockets = opened(letter)
                 await reload(self._worker, config, sockets)
             except (SentinelError, OSError) as error:
                 for sock in sockets.values():
                     sock.close()
-                answer = Refused(error.message if isinstance(error, SentinelError) else str(error))
+                answer = Refused(error.message if isinstance(error, SentinelError) else str(error), number)
             settle()
             with suppress(OSError):
                 control.send(channel, answer)
@@ -169,7 +172,7 @@ def main() -> None:
         message = error.message if isinstance(error, SentinelError) else str(error)
         if channel is not None:
             with suppress(OSError):
-                control.send(channel, Refused(message))
+                control.send(channel, Refused(message, FIRST))
         else:
             sys.stderr.write(f"{message}\n")
         sys.exit(error.exit_code if isinstance(error, SentinelError) else 1)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentinel_agent.config.files import read_file
+from sentinel_agent.config.files import fingerprint
+from sentinel_agent.config.watch import FileWatch, changed
 from sentinel_agent.errors import OperatorError, SentinelError
 from sentinel_agent.proxy.children import END_SECONDS, Served, end_all, start_worker
 from sentinel_agent.proxy.config import load_proxy
@@ -39,7 +40,7 @@ RESTART_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Wait before a child is started again, by how often it died young."""
 YOUNG_SECONDS = 30.0
 LOOK_SECONDS = 1.0
-"""How often the files are looked at. A change is taken in when it is over: when the next look finds them the same."""
+"""How often the files are looked at. A change is taken in when the next look finds them the same."""
 WARN_SECONDS = 86400.0
 
 
@@ -85,6 +86,7 @@ class Supervisor:
         self.tell = tell
         self.reloads = Reloads(time=clock.wall())
         self.changing = asyncio.Lock()
+        self._asked = asyncio.Event()
         self._stopping = asyncio.Event()
         self._workers: dict[int, WorkerProcess] = {}
         self._leaving: set[WorkerProcess] = set()
@@ -112,7 +114,7 @@ class Supervisor:
                     if successor is not None:
                         await successor.ready(self.tell)
                     self.start_agent()
-                    self._door.open()
+                    self._open_door()
                     duties = [group.create_task(self._watch()), group.create_task(self._door.run(self))]
                     if successor is not None:
                         duties.append(group.create_task(successor.settle()))
@@ -250,7 +252,13 @@ class Supervisor:
             self._stopping.set()
             return
         self.start_agent()
-        self._door.open()
+        self._open_door()
+
+    def _open_door(self) -> None:
+        try:
+            self._door.open()
+        except OperatorError as error:
+            self.tell(f"nobody can take over from this proxy with --upgrade: {error.message}")
 
     async def gone(self) -> None:
         """Until the last worker that leaves has left; then stop."""
@@ -261,35 +269,32 @@ class Supervisor:
     # -- reload --------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Look at the files: whatever has changed is taken in."""
+        """Look at the files: whatever has changed, once it is at rest, is taken in."""
         await self._warn()
-        seen = self._look()
-        taken = dict(seen)
-        if await asyncio.to_thread(_content, self._path) != self.served.content:
-            taken.pop(self._path, None)  # it was written before we looked, or we serve what another had
+        watch = FileWatch()
+        # The file may say something else: after an upgrade, or by now.
+        served = fingerprint(self.served.content)
+        accepted = before = {**await self._look(watch), self._path: served}
         warned = self._clock.monotonic()
         while True:
-            await self._clock.sleep(LOOK_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._asked.wait()
+            asked = self._asked.is_set()
+            self._asked.clear()
             if self._clock.monotonic() - warned > WARN_SECONDS:
                 warned = self._clock.monotonic()
                 await self._warn()
-            before, seen = seen, self._look()
-            if seen == before and seen != taken:
+            seen = await self._look(watch)
+            if asked or changed(seen, before, accepted):
                 await self.reload()
-                taken = self._look() | seen
-                seen = taken = {path: taken[path] for path in self._look()}
+                after = await self._look(watch)  # of other files, if it names others
+                seen = accepted = {path: seen.get(path, mark) for path, mark in after.items()}
+            before = seen
 
-    def _look(self) -> dict[Path, tuple[int, int, int] | None]:
-        """What tells whether a file was written: of each, or None where it is not there."""
-        found: dict[Path, tuple[int, int, int] | None] = {}
-        for path in (self._path, *map(Path, files_of(self.served.config))):
-            try:
-                stat = path.stat()
-            except OSError:
-                found[path] = None
-            else:
-                found[path] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        return found
+    async def _look(self, watch: FileWatch) -> dict[Path, str]:
+        paths = (self._path, *map(Path, files_of(self.served.config)))
+        return dict(await asyncio.to_thread(watch.snapshot, paths, self._clock.wall()))
 
     async def _warn(self) -> None:
         for line in await asyncio.to_thread(warnings_of, self.served.config, self._clock.wall()):
@@ -297,8 +302,7 @@ class Supervisor:
 
     def reload_soon(self) -> None:
         """Read the files anew without waiting for them to change."""
-        if self._workers:
-            self._group.create_task(self.reload())
+        self._asked.set()
 
     async def reload(self) -> None:
         """Read the configuration and its files anew, and serve them if nothing is wrong with them."""
@@ -309,6 +313,10 @@ class Supervisor:
                 self.reloads.refused += 1
                 self.reloads.fault = error.message
                 self.tell(f"the configuration stays as it was: {error.message}")
+            except Exception as error:  # a fault of ours must not end what serves
+                self.reloads.refused += 1
+                self.reloads.fault = f"internal fault: {error!r}"
+                log.exception("internal fault in a reload")
             else:
                 self.reloads.taken += 1
                 self.reloads.fault = ""
@@ -325,26 +333,21 @@ class Supervisor:
         old = self.served
         bound = tuple(bind(loaded.config, old.bound))
         new = Served(str(self._path), loaded.content, loaded.config, bound)
-        changed: list[WorkerProcess] = []
+        given: list[WorkerProcess] = []
         try:
             for worker in tuple(self._workers.values()):
-                changed.append(worker)
+                given.append(worker)
                 await worker.configure(new)
         except SentinelError as error:
-            for worker in changed[:-1]:
+            for worker in given:  # the last one too: it may only have been late
                 with suppress(SentinelError):  # it has ended: its successor gets the old one
                     await worker.configure(old)
             close(bound, keep=old.bound)
             raise OperatorError(error.message) from None
         self.served = new
         close(old.bound, keep=bound)
-        await self._start_workers()
+        try:
+            await self._start_workers()
+        except SentinelError as error:
+            self.tell(error.message)
         await self._warn()
-
-
-def _content(path: Path) -> bytes:
-    """What a file holds; nothing where it cannot be read."""
-    try:
-        return read_file(path)
-    except OperatorError:
-        return b""

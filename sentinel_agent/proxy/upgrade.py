@@ -115,7 +115,11 @@ class Door:
         while True:
             await self._opened.wait()
             assert self._sock is not None, "it is open"
-            successor, _ = await loop.sock_accept(self._sock)
+            try:
+                successor, _ = await loop.sock_accept(self._sock)
+            except OSError:  # no descriptor left
+                await asyncio.sleep(1)
+                continue
             with successor:
                 successor.setblocking(False)
                 await self._hand_over(supervisor, successor)

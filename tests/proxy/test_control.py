@@ -77,7 +77,7 @@ def test_what_is_no_message(ends: tuple[socket.socket, socket.socket]) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Configure(99, "p", ()), Configure(1, "p", (("web", "x"),)), Ready(), Refused("no")]
+    "message", [Configure(99, 1, "p", ()), Configure(1, 1, "p", (("web", "x"),)), Ready(), Refused("no")]
 )
 def test_a_worker_takes_nothing_else(
     ends: tuple[socket.socket, socket.socket], message: control.Message
