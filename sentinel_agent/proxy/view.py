@@ -93,8 +93,11 @@ class RequestView(Edits):
         return route.name if route is not None else ""
 
     def header(self, name: str) -> bytes | None:
-        """The value of a header; one given more than once is joined with commas."""
-        return find_header(self._exchange.head.raw, name.encode())
+        """The value of a header; one given more than once is joined with commas. Host is the one that counts (RFC 9112 section 3.2.2)."""
+        head = self._exchange.head
+        if name.lower() == "host":
+            return head.fields.get(b"host")
+        return find_header(head.raw, name.encode())
 
     def count(self, what: str) -> None:
         """Count something under the route."""

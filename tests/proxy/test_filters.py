@@ -221,10 +221,15 @@ async def test_authorization_asks_and_obeys(tmp_path: Path) -> None:
         proxy(tmp_path, port, route=AUTHZ % ("", ""), auth=other) as running,
     ):
         pretends = GET[:-2] + b"X-User: root\r\nX-Private: 1\r\n"
+        pretends = pretends.replace(
+            b"GET / ", b"GET http://real.example/ "
+        )  # whose host counts, not that of Host
         assert status_of(await running.ask(pretends + b"Authorization: good\r\n\r\n")) == 200
         refused = await running.ask(pretends + b"\r\n")
         line = (await running.log(2))[1]
-    assert asked[0].startswith(b"GET /check/ HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 127.0.0.1\r\n")
+    assert asked[0].startswith(
+        b"GET /check/ HTTP/1.1\r\nHost: real.example\r\nX-Forwarded-For: 127.0.0.1\r\n"
+    )
     assert b"private" not in asked[0].lower()
     assert b"x-user: ann\r\n" in heads[0]
     assert b"root" not in heads[0]
