@@ -21,7 +21,7 @@ The formulas of 2 and 3 are ours, tuned on the plant of `tests/proxy/test_limite
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -57,8 +57,9 @@ class Held:
 
 
 class Change(NamedTuple):
-    """A decision; of a route, by its key, or of all (None)."""
+    """A decision: which measure, on a route, by its key, or on all (None)."""
 
+    measure: Literal["load_test", "held", "gate"]
     route: str | None
     words: str
 
@@ -154,14 +155,16 @@ class AdaptiveLimiter:
         over = f"{source} {self.level:.2f}, over {self._threshold:.2f} for {self._over} s"
         if marked and self.load_test > 0:
             self.load_test = 0.0
-            changes.append(Change(None, f"the load test is refused, {marked:.0f} requests a second: {over}"))
+            changes.append(
+                Change("load_test", None, f"the load test is refused, {marked:.0f} requests a second: {over}")
+            )
         elif (
             not self._blame(use, over, changes)
             and not self._gate
             and all(each.base <= 1 for each in self.held.values())
         ):
             self._gate = True
-            changes.append(Change(None, f"the global gate is shut, no route is to blame: {over}"))
+            changes.append(Change("gate", None, f"the global gate is shut, no route is to blame: {over}"))
 
     def _blame(self, use: Mapping[str, float], over: str, changes: list[Change]) -> bool:
         """Hold the routes that rose; where none did, the largest that is not held yet. Whether there was one."""
@@ -178,7 +181,9 @@ class AdaptiveLimiter:
             reason = f"rose from {self._usual.get(route, 0.0):.1f}" if rising else "is the largest"
             why = f"{over}; its use of {use[route]:.1f} requests under way {reason}"
             self.held[route] = Held(max(1.0, use[route]), max(1.0, use[route]), why)
-            changes.append(Change(route, f"held to {self.held[route].base:.1f} requests under way: {why}"))
+            changes.append(
+                Change("held", route, f"held to {self.held[route].base:.1f} requests under way: {why}")
+            )
         return bool(blamed)
 
     def _rose(self, route: str, value: float) -> bool:
@@ -198,13 +203,15 @@ class AdaptiveLimiter:
             if each.above >= FORGOTTEN_AFTER:
                 del self.held[route]
                 changes.append(
-                    Change(route, f"let go: level {self.level:.2f}, it may have {each.base:.1f} requests")
+                    Change(
+                        "held", route, f"let go: level {self.level:.2f}, it may have {each.base:.1f} requests"
+                    )
                 )
 
     def _come_back(self, changes: list[Change], *, over: bool) -> None:
         if self._gate and self._under >= GATE_FORGOTTEN_AFTER:
             self._gate = False
-            changes.append(Change(None, f"the global gate is gone: level {self.level:.2f}"))
+            changes.append(Change("gate", None, f"the global gate is gone: level {self.level:.2f}"))
         if self.load_test == 1 or self.held or self._gate:
             return
         if over:
@@ -212,7 +219,9 @@ class AdaptiveLimiter:
         elif self.level < (1 - MARGIN) * self._threshold:
             self.load_test = min(1.0, self.load_test + BACK_STEP)
             if self.load_test == 1:
-                changes.append(Change(None, f"the load test is let pass: level {self.level:.2f}"))
+                changes.append(
+                    Change("load_test", None, f"the load test is let pass: level {self.level:.2f}")
+                )
 
     def allows(self, route: str, under_way: int) -> bool:
         """Whether a request may pass, as the `under_way`-th of its route."""

@@ -122,7 +122,15 @@ class RequestView(Edits):
         if exchange.held_body or exchange.body_done:
             sink(b"".join(exchange.held_body or ()), exchange.body_done)
 
-    async def call(self, cluster: str, message: bytes, *, timeout: float, keep: int = 0) -> Answer:  # noqa: ASYNC109 - part of what is asked
+    async def call(
+        self,
+        cluster: str,
+        message: bytes,
+        *,
+        timeout: float,  # noqa: ASYNC109 - part of what is asked
+        keep: int = 0,
+        again: bool = False,
+    ) -> Answer:
         """Send a whole request to a cluster.
 
         Raises:
@@ -135,7 +143,7 @@ class RequestView(Edits):
             raise ConnectionError(f"there is no cluster {cluster} any more")
         key = pool.key(exchange.head, exchange.downstream.client)
         async with asyncio.timeout(timeout):
-            return await ask(worker, pool, message, key=key, keep=keep)
+            return await ask(worker, pool, message, key=key, keep=keep, again=again)
 
     def beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do something that the request does not wait for."""
