@@ -7,10 +7,11 @@ After Ant's loop (sofastack.tech, "技术风口上的限流"), one step a second
    - requests that are marked as load test are refused, where there are any;
    - of the routes that make up 80 % of all use, those that clearly rose are held; if none did, the largest. Use is the
      mean number of requests under way (Little's law): time spent in requests over time;
-   - where nobody can be blamed (none rose, and the largest has less than a fifth of all use; or all are held to 1
-     already), the global gate (`gate.py`) bounds what is under way on all routes together;
+   - where nobody can be blamed (none rose, and the largest has less than a fifth of all use; or all are held to
+     the least already), the global gate (`gate.py`) bounds what is under way on all routes together;
 3. regulate: each held route has a baseline of requests under way, at first what it uses; down in proportion to the
-   excess, by no more than 30 % a step, up again in proportion to the room under the threshold, never under 1. A tenth of
+   excess, by no more than 30 % a step, up again in proportion to the room under the threshold. Under 1 it is
+   the share of requests that pass, one at a time, and never under a twentieth: a probe must pass. A tenth of
    the load test comes back with each second that has room. The gate is open while the level is under the threshold, and gone
    after ten seconds of that;
 4. decide: a request of a held route passes while no more than the baseline are under way.
@@ -44,6 +45,7 @@ FORGOTTEN_AT: Final = 1.5
 FORGOTTEN_AFTER: Final = 5
 BACK_STEP: Final = 0.1
 GATE_FORGOTTEN_AFTER: Final = 10
+FLOOR: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -54,6 +56,10 @@ class Held:
     snapshot: float
     why: str = ""
     above: int = 0
+
+    def allows(self, under_way: int, draw: float) -> bool:
+        """Whether a request may pass as the `under_way`-th of its route; `draw` is a random number under 1."""
+        return under_way <= max(1.0, self.base) and (self.base >= 1 or draw < self.base)
 
 
 class Change(NamedTuple):
@@ -161,7 +167,7 @@ class AdaptiveLimiter:
         elif (
             not self._blame(use, over, changes)
             and not self._gate
-            and all(each.base <= 1 for each in self.held.values())
+            and all(each.base <= FLOOR for each in self.held.values())
         ):
             self._gate = True
             changes.append(Change("gate", None, f"the global gate is shut, no route is to blame: {over}"))
@@ -175,7 +181,8 @@ class AdaptiveLimiter:
             covered += use[route]
             if route not in self.held and use[route] > 0:
                 large.append(route)
-        rising = [route for route in large if self._rose(route, use[route])]
+        least = min(1.0, BLAMED_FROM * total)
+        rising = [route for route in large if self._rose(route, use[route], least)]
         blamed = rising or [route for route in large[:1] if use[route] >= BLAMED_FROM * total]
         for route in blamed:
             reason = f"rose from {self._usual.get(route, 0.0):.1f}" if rising else "is the largest"
@@ -186,9 +193,9 @@ class AdaptiveLimiter:
             )
         return bool(blamed)
 
-    def _rose(self, route: str, value: float) -> bool:
+    def _rose(self, route: str, value: float, least: float) -> bool:
         usual = self._usual.get(route, 0.0)
-        return value > RISE * usual and value - usual > 1
+        return value > RISE * usual and value - usual > least
 
     # -- and their end -------------------------------------------------------------------------------------------
 
@@ -196,7 +203,7 @@ class AdaptiveLimiter:
         excess, margin = self.level - self._threshold, MARGIN * self._threshold
         for route, each in tuple(self.held.items()):
             if excess > 0:
-                each.base = max(1.0, each.base * max(LARGEST_STEP, 1 - GAIN * excess / self._threshold))
+                each.base = max(FLOOR, each.base * max(LARGEST_STEP, 1 - GAIN * excess / self._threshold))
             elif excess < -margin:
                 each.base *= 1 + RECOVERY * (-excess - margin) / self._threshold
             each.above = each.above + 1 if each.base > FORGOTTEN_AT * each.snapshot else 0
@@ -222,8 +229,3 @@ class AdaptiveLimiter:
                 changes.append(
                     Change("load_test", None, f"the load test is let pass: level {self.level:.2f}")
                 )
-
-    def allows(self, route: str, under_way: int) -> bool:
-        """Whether a request may pass, as the `under_way`-th of its route."""
-        each = self.held.get(route)
-        return each is None or under_way <= each.base

@@ -127,8 +127,8 @@ class Shedding:
                 self._marked += 1
                 if limiter.load_test < 1 and self._worker.random.random() >= limiter.load_test:
                     return self._refuse(exchange, route, "load_test", self._why.get("load_test", ""))
-        if held is not None and route.stats.inflight > held.base:
-            why = f"route {route.name} is held to {held.base:.1f} requests under way: {held.why}"
+        if held is not None and not held.allows(route.stats.inflight, self._worker.random.random()):
+            why = f"route {route.name} is held to {held.base:.2g} requests under way: {held.why}"
             return self._refuse(exchange, route, "held", why)
         limit = self._gate_limit
         if limit is not None and len(self._worker.exchanges) > limit:
