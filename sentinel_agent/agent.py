@@ -131,7 +131,7 @@ class Agent:
             self._captures.captures["requests"] = RequestsCapture(tap, clock)
             instance = settings.target.instance or socket.gethostname()
             tap.on_records = RequestForwarder(self.exports, clock, instance)
-            tap.levels = lambda: levels_of(tuple(self._sampler.targets.values()))
+            tap.levels = lambda: levels_of(tuple(self._sampler.targets.values()), tap.pids)
         self._engine = RuleEngine(rules_of(loaded), cpu_max=settings.capture.cpu_max)
         self._sampler = Sampler(clock, settings.sampler.interval, self._on_tick)
         self._postmortem = Postmortem(settings.postmortem)

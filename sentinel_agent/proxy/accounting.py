@@ -60,7 +60,8 @@ def account(exchange: Exchange, seconds: float) -> None:
     """A request is over: make its record, where somebody wants it."""
     worker, place, flag = exchange.worker, exchange.place, exchange.flag
     sampled = place is not None and place.context.sampled
-    notable = sampled or flag is not None or exchange.status >= 500 or seconds >= SLOW_SECONDS
+    failed = exchange.status >= 500 or (flag is not None and flag not in flags.REFUSALS)
+    notable = sampled or failed or seconds >= SLOW_SECONDS
     tap = worker.tap if notable else None
     if tap is None:
         if worker.access_log is not None:

@@ -34,3 +34,6 @@ TOO_LARGE: Final = Flag("DL", "the request's body is too large", 413)
 FILTERED: Final = Flag("FI", "a filter answered", 403)
 INTERNAL: Final = Flag("IE", "internal fault of the proxy", 500, ours=True)
 DRAINED: Final = Flag("SH", "the proxy was stopped", 503, ours=True)
+
+REFUSALS: Final = frozenset((RATE_LIMITED, FILTERED))
+"""Answers that a rule asked for: nothing has failed, and under an overload there are too many to tell of each."""

@@ -7,10 +7,11 @@ After Ant's loop (sofastack.tech, "技术风口上的限流"), one step a second
    - requests that are marked as load test are refused, where there are any;
    - of the routes that make up 80 % of all use, those that clearly rose are held; if none did, the largest. Use is the
      mean number of requests under way (Little's law): time spent in requests over time;
-   - where nobody can be blamed (none rose, and the largest has less than a fifth of all use; or all are held to 1
-     already), the global gate (`gate.py`) bounds what is under way on all routes together;
+   - where nobody can be blamed (none rose, and the largest has less than a fifth of all use; or all are held to
+     the least already), the global gate (`gate.py`) bounds what is under way on all routes together;
 3. regulate: each held route has a baseline of requests under way, at first what it uses; down in proportion to the
-   excess, by no more than 30 % a step, up again in proportion to the room under the threshold, never under 1. A tenth of
+   excess, by no more than 30 % a step, up again in proportion to the room under the threshold. Under 1 it is
+   the share of requests that pass, one at a time, and never under a twentieth: a probe must pass. A tenth of
    the load test comes back with each second that has room. The gate is open while the level is under the threshold, and gone
    after ten seconds of that;
 4. decide: a request of a held route passes while no more than the baseline are under way.
@@ -21,7 +22,7 @@ The formulas of 2 and 3 are ours, tuned on the plant of `tests/proxy/test_limite
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -44,6 +45,7 @@ FORGOTTEN_AT: Final = 1.5
 FORGOTTEN_AFTER: Final = 5
 BACK_STEP: Final = 0.1
 GATE_FORGOTTEN_AFTER: Final = 10
+FLOOR: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -55,10 +57,15 @@ class Held:
     why: str = ""
     above: int = 0
 
+    def allows(self, under_way: int, draw: float) -> bool:
+        """Whether a request may pass as the `under_way`-th of its route; `draw` is a random number under 1."""
+        return under_way <= max(1.0, self.base) and (self.base >= 1 or draw < self.base)
+
 
 class Change(NamedTuple):
-    """A decision; of a route, by its key, or of all (None)."""
+    """A decision: which measure, on a route, by its key, or on all (None)."""
 
+    measure: Literal["load_test", "held", "gate"]
     route: str | None
     words: str
 
@@ -154,14 +161,16 @@ class AdaptiveLimiter:
         over = f"{source} {self.level:.2f}, over {self._threshold:.2f} for {self._over} s"
         if marked and self.load_test > 0:
             self.load_test = 0.0
-            changes.append(Change(None, f"the load test is refused, {marked:.0f} requests a second: {over}"))
+            changes.append(
+                Change("load_test", None, f"the load test is refused, {marked:.0f} requests a second: {over}")
+            )
         elif (
             not self._blame(use, over, changes)
             and not self._gate
-            and all(each.base <= 1 for each in self.held.values())
+            and all(each.base <= FLOOR for each in self.held.values())
         ):
             self._gate = True
-            changes.append(Change(None, f"the global gate is shut, no route is to blame: {over}"))
+            changes.append(Change("gate", None, f"the global gate is shut, no route is to blame: {over}"))
 
     def _blame(self, use: Mapping[str, float], over: str, changes: list[Change]) -> bool:
         """Hold the routes that rose; where none did, the largest that is not held yet. Whether there was one."""
@@ -172,18 +181,21 @@ class AdaptiveLimiter:
             covered += use[route]
             if route not in self.held and use[route] > 0:
                 large.append(route)
-        rising = [route for route in large if self._rose(route, use[route])]
+        least = min(1.0, BLAMED_FROM * total)
+        rising = [route for route in large if self._rose(route, use[route], least)]
         blamed = rising or [route for route in large[:1] if use[route] >= BLAMED_FROM * total]
         for route in blamed:
             reason = f"rose from {self._usual.get(route, 0.0):.1f}" if rising else "is the largest"
             why = f"{over}; its use of {use[route]:.1f} requests under way {reason}"
             self.held[route] = Held(max(1.0, use[route]), max(1.0, use[route]), why)
-            changes.append(Change(route, f"held to {self.held[route].base:.1f} requests under way: {why}"))
+            changes.append(
+                Change("held", route, f"held to {self.held[route].base:.1f} requests under way: {why}")
+            )
         return bool(blamed)
 
-    def _rose(self, route: str, value: float) -> bool:
+    def _rose(self, route: str, value: float, least: float) -> bool:
         usual = self._usual.get(route, 0.0)
-        return value > RISE * usual and value - usual > 1
+        return value > RISE * usual and value - usual > least
 
     # -- and their end -------------------------------------------------------------------------------------------
 
@@ -191,20 +203,22 @@ class AdaptiveLimiter:
         excess, margin = self.level - self._threshold, MARGIN * self._threshold
         for route, each in tuple(self.held.items()):
             if excess > 0:
-                each.base = max(1.0, each.base * max(LARGEST_STEP, 1 - GAIN * excess / self._threshold))
+                each.base = max(FLOOR, each.base * max(LARGEST_STEP, 1 - GAIN * excess / self._threshold))
             elif excess < -margin:
                 each.base *= 1 + RECOVERY * (-excess - margin) / self._threshold
             each.above = each.above + 1 if each.base > FORGOTTEN_AT * each.snapshot else 0
             if each.above >= FORGOTTEN_AFTER:
                 del self.held[route]
                 changes.append(
-                    Change(route, f"let go: level {self.level:.2f}, it may have {each.base:.1f} requests")
+                    Change(
+                        "held", route, f"let go: level {self.level:.2f}, it may have {each.base:.1f} requests"
+                    )
                 )
 
     def _come_back(self, changes: list[Change], *, over: bool) -> None:
         if self._gate and self._under >= GATE_FORGOTTEN_AFTER:
             self._gate = False
-            changes.append(Change(None, f"the global gate is gone: level {self.level:.2f}"))
+            changes.append(Change("gate", None, f"the global gate is gone: level {self.level:.2f}"))
         if self.load_test == 1 or self.held or self._gate:
             return
         if over:
@@ -212,9 +226,6 @@ class AdaptiveLimiter:
         elif self.level < (1 - MARGIN) * self._threshold:
             self.load_test = min(1.0, self.load_test + BACK_STEP)
             if self.load_test == 1:
-                changes.append(Change(None, f"the load test is let pass: level {self.level:.2f}"))
-
-    def allows(self, route: str, under_way: int) -> bool:
-        """Whether a request may pass, as the `under_way`-th of its route."""
-        each = self.held.get(route)
-        return each is None or under_way <= each.base
+                changes.append(
+                    Change("load_test", None, f"the load test is let pass: level {self.level:.2f}")
+                )

@@ -68,7 +68,8 @@ def expired(exchange: Exchange, now: float) -> None:
         refused(exchange, flags.CLIENT_TIMEOUT, 408, "the body did not come in time")
     else:
         again = 0 < now < exchange.total_deadline and exchange.head.method in IDEMPOTENT
-        _failed(exchange, flags.UPSTREAM_TIMEOUT, "", retry=again)
+        detail = "a filter did not decide in time" if exchange.waiting is not None else ""
+        _failed(exchange, flags.UPSTREAM_TIMEOUT, detail, retry=again)
 
 
 def client_left(exchange: Exchange) -> None:

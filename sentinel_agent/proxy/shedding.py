@@ -52,7 +52,7 @@ class Shedding:
         marked = spec.load_test if spec.mode != "off" else None
         self._mark = None if marked is None else (marked.name.lower().encode(), header_test(marked))
         self._marked = 0
-        self._load_test_why = self._gate_why = ""
+        self._why: dict[str, str] = {}
         self.looks = self._mark is not None
         for route in self._routes():
             route.held = None
@@ -111,14 +111,10 @@ class Shedding:
             log.warning(
                 "adaptive limit (%s): %s%s", self.spec.mode, f"route {name} " * bool(name), change.words
             )
-            if change.route is None and limiter.load_test < 1:
-                self._load_test_why = change.words
-            elif change.route is None and limiter.gated:
-                self._gate_why = change.words
+            self._why[change.measure] = change.words
         for route in self._routes():
             route.held = limiter.held.get(route.key) or (_FREE if limiter.gated else None)
         self._gate_limit = self._gate.limit if limiter.gated else None
-        self.looks = self._mark is not None or limiter.gated
 
     # -- for each request ----------------------------------------------------------------------------------------
 
@@ -130,13 +126,13 @@ class Shedding:
             if test(exchange.head.fields.get(name)):
                 self._marked += 1
                 if limiter.load_test < 1 and self._worker.random.random() >= limiter.load_test:
-                    return self._refuse(exchange, route, "load_test", self._load_test_why)
-        if held is not None and route.stats.inflight > held.base:
-            why = f"route {route.name} is held to {held.base:.1f} requests under way: {held.why}"
+                    return self._refuse(exchange, route, "load_test", self._why.get("load_test", ""))
+        if held is not None and not held.allows(route.stats.inflight, self._worker.random.random()):
+            why = f"route {route.name} is held to {held.base:.2g} requests under way: {held.why}"
             return self._refuse(exchange, route, "held", why)
         limit = self._gate_limit
         if limit is not None and len(self._worker.exchanges) > limit:
-            why = f"more than {limit} requests under way: {self._gate_why}"
+            why = f"more than {limit} requests under way: {self._why.get('gate', '')}"
             return self._refuse(exchange, route, "gate", why)
         return False
 

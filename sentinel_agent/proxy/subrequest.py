@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from sentinel_agent.proxy.filters import Answer
+from sentinel_agent.proxy.recovery import IDEMPOTENT
 from sentinel_agent.proxy.wire.body import ChunkedBody, FixedBody
 from sentinel_agent.proxy.wire.faults import WireError
 from sentinel_agent.proxy.wire.head import parse_response
@@ -25,8 +26,13 @@ class _StaleError(ConnectionError):
     """A connection of the pool was closing while it was chosen."""
 
 
-async def ask(worker: Worker, cluster: ClusterPool, message: bytes, *, key: bytes, keep: int) -> Answer:
+async def ask(
+    worker: Worker, cluster: ClusterPool, message: bytes, *, key: bytes, keep: int, again: bool
+) -> Answer:
     """Send a whole request, and return what is answered with the first `keep` bytes of its body.
+
+    Where a connection of the pool was closing while it was chosen, the request goes to another one if it may be sent
+    `again` or is idempotent.
 
     Raises:
         OSError: there was no answer.
@@ -40,7 +46,8 @@ async def ask(worker: Worker, cluster: ClusterPool, message: bytes, *, key: byte
             try:
                 return await Subrequest(connection, message, keep).answer()
             except _StaleError:
-                continue
+                if not again and message.partition(b" ")[0] not in IDEMPOTENT:
+                    raise
         raise AssertionError("unreachable: the last connection is a fresh one")
     finally:
         cluster.active -= 1
@@ -146,7 +153,7 @@ class Subrequest:
         if head is not None and head.until_close and exc is None:
             self._done(reusable=False)
         elif head is None and connection.served and not connection.heads.held:
-            self._fail(_StaleError())
+            self._fail(_StaleError(f"{connection.server.address} was ending the connection"))
         else:
             self._fail(ConnectionError(f"{connection.server.address} ended the connection"))
 

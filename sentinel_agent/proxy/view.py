@@ -93,8 +93,11 @@ class RequestView(Edits):
         return route.name if route is not None else ""
 
     def header(self, name: str) -> bytes | None:
-        """The value of a header; one given more than once is joined with commas."""
-        return find_header(self._exchange.head.raw, name.encode())
+        """The value of a header; one given more than once is joined with commas. Host is the one that counts (RFC 9112 section 3.2.2)."""
+        head = self._exchange.head
+        if name.lower() == "host":
+            return head.fields.get(b"host")
+        return find_header(head.raw, name.encode())
 
     def count(self, what: str) -> None:
         """Count something under the route."""
@@ -119,7 +122,15 @@ class RequestView(Edits):
         if exchange.held_body or exchange.body_done:
             sink(b"".join(exchange.held_body or ()), exchange.body_done)
 
-    async def call(self, cluster: str, message: bytes, *, timeout: float, keep: int = 0) -> Answer:  # noqa: ASYNC109 - part of what is asked
+    async def call(
+        self,
+        cluster: str,
+        message: bytes,
+        *,
+        timeout: float,  # noqa: ASYNC109 - part of what is asked
+        keep: int = 0,
+        again: bool = False,
+    ) -> Answer:
         """Send a whole request to a cluster.
 
         Raises:
@@ -132,7 +143,7 @@ class RequestView(Edits):
             raise ConnectionError(f"there is no cluster {cluster} any more")
         key = pool.key(exchange.head, exchange.downstream.client)
         async with asyncio.timeout(timeout):
-            return await ask(worker, pool, message, key=key, keep=keep)
+            return await ask(worker, pool, message, key=key, keep=keep, again=again)
 
     def beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do something that the request does not wait for."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
+from sentinel_agent.proxy.flags import REFUSALS
 from sentinel_agent.proxy.inflight import InFlight, InFlightView
 from sentinel_agent.proxy.messages import (
     HEADER_BYTES,
@@ -53,6 +54,7 @@ TELL_SECONDS = 0.25
 TELL_PATIENCE = 1.0
 """A worker that does not take it in for so long is told no more."""
 _TELL_AT_LEAST = 4
+_REFUSALS = frozenset(flag.code for flag in REFUSALS)
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -78,7 +80,7 @@ class WorkerView:
         if not self._history or batch.time - self._history[-1][0] >= HISTORY_SECONDS:
             self._history.append((batch.time, _requests(batch)))
         for record in batch.records:
-            if record.flags or record.status >= 500:
+            if record.status >= 500 or (record.flags and record.flags not in _REFUSALS):
                 self.failed.append(record)
             if record.sampled:
                 self.sampled.append(record)
@@ -158,6 +160,11 @@ class TapHub:
     def worker(self, pid: int) -> WorkerView | None:
         """What is known of the worker with this process id."""
         return self._workers.get(pid)
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """The process ids of the workers that are known."""
+        return frozenset(self._workers)
 
     async def run(self) -> None:
         """Take in until cancelled."""

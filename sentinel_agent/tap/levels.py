@@ -15,9 +15,11 @@ METRICS: Final = ("cpu", "cpu_limit", "rss_limit", "throttled")
 """Readings in percent of what there is."""
 
 
-def levels_of(targets: Iterable[TargetSeries]) -> Iterator[TargetLevel]:
-    """The latest readings of each target as shares of 1."""
+def levels_of(targets: Iterable[TargetSeries], workers: frozenset[int]) -> Iterator[TargetLevel]:
+    """The latest readings of each target as shares of 1; not of `workers`, which know their own, and are not to pay for another's."""
     for series in targets:
+        if series.target.pid in workers:
+            continue
         for metric in METRICS:
             reading = series.latest.get(metric)
             if reading is not None and reading.value is not None:

@@ -251,6 +251,13 @@ def test_the_demo_saves_all_three_incidents(tmp_path: Path) -> None:
     for route in ("subscribe", "cached"):
         assert f"route {route}: " in done.stdout
     assert "sentinel-agent incidents show" in done.stdout
+    (spike,) = (row["id"] for row in listed(tmp_path) if row["rule"] == "cpu-spike")
+    export = ("incidents", "export", spike, "--format", "collapsed", "-o", "-", "--data-dir", str(tmp_path))
+    stacks = sentinel(*export, "--route", "report").stdout.splitlines()
+    assert stacks
+    assert all(";route report (" in stack for stack in stacks)
+    assert any("checksum_every_row" in stack for stack in stacks)
+    assert "routes in it: report" in sentinel(*export, "--route", "nowhere", check=3).stderr
 
 
 def test_what_can_not_be_watched_is_refused_in_words(tmp_path: Path) -> None:

@@ -94,6 +94,16 @@ async def test_a_fault_is_for_requests_whose_headers_fit(tmp_path: Path) -> None
     assert events(running) == {"fault.delayed": 1}
 
 
+async def test_a_filter_that_takes_too_long_is_named(tmp_path: Path) -> None:
+    """The route's timeout holds while a filter waits; the log does not blame the upstream."""
+    use = "timeout: 200ms, filters: [{name: fault, config: {delay: {fixed: 1h}}}]"
+    async with upstream(answering(OK)) as port, proxy(tmp_path, port, route=use) as running:
+        assert status_of(await running.ask(GET)) == 504
+        line = (await running.log())[0]
+    assert line["detail"] == "a filter did not decide in time"
+    assert line["upstream"] == ""
+
+
 async def test_delays_are_bounded_and_end_with_their_client(tmp_path: Path) -> None:
     """One too many is not delayed; a client that leaves takes its task with it."""
     use = "filters: [{name: fault, config: {delay: {fixed: 1h}, max_active: 1}}]"
@@ -221,10 +231,15 @@ async def test_authorization_asks_and_obeys(tmp_path: Path) -> None:
         proxy(tmp_path, port, route=AUTHZ % ("", ""), auth=other) as running,
     ):
         pretends = GET[:-2] + b"X-User: root\r\nX-Private: 1\r\n"
+        pretends = pretends.replace(
+            b"GET / ", b"GET http://real.example/ "
+        )  # whose host counts, not that of Host
         assert status_of(await running.ask(pretends + b"Authorization: good\r\n\r\n")) == 200
         refused = await running.ask(pretends + b"\r\n")
         line = (await running.log(2))[1]
-    assert asked[0].startswith(b"GET /check/ HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 127.0.0.1\r\n")
+    assert asked[0].startswith(
+        b"GET /check/ HTTP/1.1\r\nHost: real.example\r\nX-Forwarded-For: 127.0.0.1\r\n"
+    )
     assert b"private" not in asked[0].lower()
     assert b"x-user: ann\r\n" in heads[0]
     assert b"root" not in heads[0]
@@ -284,7 +299,7 @@ async def test_authorization_survives_a_connection_that_was_closing(tmp_path: Pa
         upstream(authority) as other,
         proxy(tmp_path, port, route=AUTHZ % ("", ""), auth=other) as running,
     ):
-        assert [status_of(await running.ask(GET)) for _ in range(3)] == [200] * 3
+        assert [status_of(await running.ask(each)) for each in (GET, GET, POST, POST)] == [200] * 4
     assert left
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sentinel_agent.proxy.limiter import AdaptiveLimiter
+from sentinel_agent.proxy.limiter import FLOOR, AdaptiveLimiter
 
 
 @dataclass
@@ -25,7 +25,9 @@ def run(limiter: AdaptiveLimiter, routes: dict[str, Traffic], seconds: int) -> l
     for _ in range(seconds):
         for number, each in routes.items():
             held = limiter.held.get(number)
-            each.rate = each.demand if held is None else min(each.demand, held.base / each.seconds)
+            each.rate = each.demand
+            if held is not None:
+                each.rate = min(each.demand * min(1.0, held.base), max(1.0, held.base) / each.seconds)
         levels.append(sum(each.rate * each.cost for each in routes.values()))
         limiter.step(levels[-1], {number: each.rate * each.seconds for number, each in routes.items()})
     return levels
@@ -82,14 +84,31 @@ def test_where_nothing_rose_the_largest_is_held_and_then_the_next() -> None:
     assert max(levels[-20:]) <= 0.8 * 1.05
 
 
+def test_a_route_of_quick_requests_is_held_too() -> None:
+    """It never has one under way: of a baseline under 1, a share passes. The innocent one, which has more, is not blamed."""
+    routes = {"a": Traffic(50, 0.004, 0.002), "b": Traffic(100, 0.001, 0.008)}
+    limiter = AdaptiveLimiter(0.8, 5)
+    run(limiter, routes, 120)
+    routes["a"].demand = 250
+    levels = run(limiter, routes, 60)
+    assert list(limiter.held) == ["a"]
+    assert limiter.held["a"].base < 1
+    assert 0.8 * 0.8 <= min(levels[40:]) <= max(levels[20:]) <= 0.8 * 1.05
+    routes["a"].demand = 50
+    run(limiter, routes, 15)
+    assert limiter.held == {}
+
+
 def test_a_probe_always_passes() -> None:
-    """However large the excess, one request may be under way."""
+    """However large the excess, one request of twenty may be under way, one at a time."""
     limiter = AdaptiveLimiter(0.5, 1)
     for _ in range(100):
         limiter.step(1.5, {"a": 40.0})
-    assert limiter.allows("a", 1)
-    assert not limiter.allows("a", 3)
-    assert limiter.allows("z", 1000)
+    held = limiter.held["a"]
+    assert held.base == FLOOR == 1 / 20
+    assert held.allows(1, 0.04)
+    assert not held.allows(1, 0.06)
+    assert not held.allows(2, 0.0)
 
 
 def test_a_short_spike_blames_nobody() -> None:

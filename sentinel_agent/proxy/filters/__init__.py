@@ -120,10 +120,18 @@ class Request(Protocol):
         """Call `sink` with each piece of the body as it came on the wire, and True with the last one."""
         ...
 
-    async def call(self, cluster: str, message: bytes, *, timeout: float, keep: int = 0) -> Answer:  # noqa: ASYNC109 - part of what is asked
+    async def call(
+        self,
+        cluster: str,
+        message: bytes,
+        *,
+        timeout: float,  # noqa: ASYNC109 - part of what is asked
+        keep: int = 0,
+        again: bool = False,
+    ) -> Answer:
         """Send a whole request to one of the `clusters` of the filter's hooks, and return what is answered.
 
-        `keep` bytes of the body are kept.
+        `keep` bytes of the body are kept. `again`: it does no harm if it comes twice, whatever its method.
 
         Raises:
             OSError, TimeoutError: there was no answer.

@@ -70,7 +70,11 @@ class Authorization:
             request.remove_header(name)
         try:
             answer = await request.call(
-                options.cluster, self._question(request), timeout=options.timeout, keep=options.max_body
+                options.cluster,
+                self._question(request),
+                timeout=options.timeout,
+                keep=options.max_body,
+                again=True,
             )
         except OSError:  # TimeoutError is one
             if options.failure_mode_allow:
