@@ -37,6 +37,7 @@ log = logging.getLogger("sentinel_agent.library")
 
 COMMAND_VARIABLE = "SENTINEL_AGENT_COMMAND"
 """What starts the agent, if it is installed elsewhere: a command line, for example `/opt/agent/bin/sentinel-agent`."""
+INSTANCE_VARIABLE = "SENTINEL_TARGET_INSTANCE"
 _PR_SET_PTRACER = 0x59616D61  # include/uapi/linux/prctl.h
 _STOP_SECONDS = 5.0
 _DUMP_SECONDS = 60.0
@@ -47,9 +48,12 @@ _MAX_LINE = 2000
 class Watcher:
     """The agent that watches this process, running or not. Made by `start`; may be used from any thread."""
 
-    def __init__(self, command: Sequence[str], options: Sequence[str], folder: str) -> None:
+    def __init__(
+        self, command: Sequence[str], options: Sequence[str], folder: str, instance: str | None = None
+    ) -> None:
         """Remember what is started; `begin` starts it."""
         self._command = [*command]
+        self._environment = {**os.environ, INSTANCE_VARIABLE: instance} if instance else None
         self._options = [*options]
         self._folder = folder
         self._owner = os.getpid()
@@ -137,6 +141,7 @@ class Watcher:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 cwd="/",
+                env=self._environment,
             )
         except (OSError, ValueError) as error:
             self._error = f"the agent cannot be started: {error}"
@@ -166,7 +171,11 @@ class Watcher:
     def _dump(self, command: list[str]) -> str | None:
         try:
             with subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=self._environment,
             ) as process:
                 allow(process.pid)
                 try:
@@ -194,6 +203,7 @@ _hooked = False
 def start(
     *,
     service: str | None = None,
+    instance: str | None = None,
     data_dir: str | None = None,
     config: str | None = None,
     rules: Iterable[Mapping[str, Any]] | None = None,
@@ -202,18 +212,21 @@ def start(
 ) -> Watcher:
     """Start the agent beside this process, or give the one that runs already. Never raises and never waits for it.
 
-    `rules` are as in a rule file; without any, `set_rules` has nothing to replace. `command` what starts the agent (`SENTINEL_AGENT_COMMAND`, else this interpreter's own).
+    `service` and `instance` are the labels under which its incidents and metrics are found. `rules` are as in a rule file; without any, `set_rules` has nothing to replace. `command` what starts the agent (`SENTINEL_AGENT_COMMAND`, else this interpreter's own).
     """
     global _current  # noqa: PLW0603 - one watcher per process is what makes it idempotent
     with _lock:
         if _current is not None and _current.running:
             return _current
-        _current = _start(service, data_dir, config, rules, command, allow_injection=allow_injection)
+        _current = _start(
+            service, instance, data_dir, config, rules, command, allow_injection=allow_injection
+        )
         return _current
 
 
 def _start(
     service: str | None,
+    instance: str | None,
     data_dir: str | None,
     config: str | None,
     rules: Iterable[Mapping[str, Any]] | None,
@@ -237,7 +250,7 @@ def _start(
             options += ["--rules", _write_rules(folder, rules)]
     except (OSError, TypeError, ValueError) as error:
         log.warning("the rules could not be handed to the agent: %s", error)
-    watcher = Watcher(command or named or [sys.executable, "-m", "sentinel_agent"], options, folder)
+    watcher = Watcher(command or named or [sys.executable, "-m", "sentinel_agent"], options, folder, instance)
     _follow_forks()
     watcher.begin()
     return watcher

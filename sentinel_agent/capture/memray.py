@@ -8,6 +8,7 @@ at which most memory was held (`high-water`) and what was allocated meanwhile an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shutil
@@ -15,7 +16,7 @@ import stat
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
@@ -30,11 +31,15 @@ from sentinel_agent.profile import heap, svg
 from sentinel_agent.profile.heap import HeapLine, HeapSite
 from sentinel_agent.profile.record import MAX_NAME, clean_name
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 SECONDS = 3.0
 _MAX_FILE = 256 * 1024**2
 _MAX_SITES = 64 * 1024**2
 _READ_SECONDS = 30.0
 _TOP = 200
+_SAFELY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_HERE = "the package memray is not installed beside the agent"
 _NOT_THERE = "the target cannot import memray"
 
@@ -101,7 +106,7 @@ class MemrayCapture:
             answer, injection = await self._track(plan, f"/tmp/{name}")  # noqa: S108 - nobody can guess the name
             await asyncio.to_thread(_fetch, there, plan.folder / "memray.bin")
         finally:
-            await asyncio.to_thread(there.unlink, missing_ok=True)
+            await asyncio.to_thread(_remove, there)
         try:
             report = await _read(plan.folder / "memray.bin")
         finally:
@@ -146,7 +151,8 @@ def _fetch(there: Path, here: Path) -> None:
         TargetError: it is not.
     """
     try:
-        descriptor = os.open(there, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with _folder(there) as folder:
+            descriptor = os.open(there.name, _SAFELY, dir_fd=folder)
     except OSError as error:
         raise TargetError(f"memray's file in the target's /tmp cannot be read: {error.strerror}") from error
     with os.fdopen(descriptor, "rb") as source:
@@ -158,6 +164,22 @@ def _fetch(there: Path, here: Path) -> None:
             )
         with here.open("wb") as copy:
             shutil.copyfileobj(source, copy)
+
+
+def _remove(there: Path) -> None:
+    """Remove the file, if it is there; one that is written later the target removes itself."""
+    with contextlib.suppress(OSError), _folder(there) as folder:
+        os.unlink(there.name, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def _folder(there: Path) -> Iterator[int]:
+    """The folder of a path in the target; a link in its place would lead to a folder of ours, and is not followed."""
+    folder = os.open(there.parent, _SAFELY | os.O_DIRECTORY)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
 
 
 async def _read(file: Path) -> _Report:

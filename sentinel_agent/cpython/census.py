@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sentinel_agent.cpython.objects import Objects
 
 _BLOCK = 1 << 14
-_BLOCKS = 1024
-"""So many blocks are kept: 16 MiB."""
+_BLOCKS = 256
+"""So many blocks are kept: 4 MiB."""
 _HEAD = 16  # bytes of `PyGC_Head`; the lowest bits of its pointers are flags
 _GENERATION = 24  # bytes of `gc_generation`
 _SPAN = 64  # bytes from the head on that are looked at

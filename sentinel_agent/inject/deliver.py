@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from sentinel_agent.cpython.process import Interpreter
 
 Way = Literal["remote_exec", "hypno"]
-Brought = tuple[tuple[float, ...], "Path | None"]
-"""How long the main thread was stopped, and a script that is to be removed afterwards."""
-Bring = Callable[["Interpreter", int, str], Brought]
 
 MAX_CODE = 60_000
 MAX_ANSWER = 2 * 1024**2
@@ -44,6 +41,18 @@ MOMENT_SECONDS = 3.0
 """For how long a safe moment is looked for."""
 _POLL = 0.05
 _FOLDER = "/tmp"  # noqa: S108 - the file is made with O_EXCL and a name that nobody can guess
+
+
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """How long the main thread was stopped; a script that is to be removed afterwards, and where the flag is that asks for it."""
+
+    stops: tuple[float, ...] = ()
+    script: Path | None = None
+    flag: int = 0
+
+
+Bring = Callable[["Interpreter", int, str], _Brought]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +99,14 @@ async def deliver(
     code = starter(source)
     end = clock.monotonic() + seconds
     bring = _by_remote_exec if way == "remote_exec" else _by_hypno
-    stops, script = await _undisturbed(bring, interpreter, target.pid, code)
+    brought = await _undisturbed(bring, interpreter, target.pid, code)
     try:
         answer = await _answer(interpreter, name, end, clock)
     finally:
-        if script:
-            script.unlink(missing_ok=True)
-    return Delivered(way, hashlib.sha256(code.encode()).hexdigest(), len(code), stops, answer)
+        if brought.script:
+            remote_exec.withdraw(interpreter, target.pid, brought.flag)
+            brought.script.unlink(missing_ok=True)
+    return Delivered(way, hashlib.sha256(code.encode()).hexdigest(), len(code), brought.stops, answer)
 
 
 def starter(source: str) -> str:
@@ -157,7 +167,7 @@ def _same_files(pid: int, root: Path) -> bool:
     return (ours.st_dev, ours.st_ino, ours_ns.st_ino) == (theirs.st_dev, theirs.st_ino, theirs_ns.st_ino)
 
 
-async def _undisturbed(bring: Bring, interpreter: Interpreter, pid: int, code: str) -> Brought:
+async def _undisturbed(bring: Bring, interpreter: Interpreter, pid: int, code: str) -> _Brought:
     """Bring the code in; once that has begun it goes on to its end, whoever is cancelled: half of it would be the target's death."""
     work = asyncio.ensure_future(asyncio.to_thread(bring, interpreter, pid, code))
     try:
@@ -167,7 +177,7 @@ async def _undisturbed(bring: Bring, interpreter: Interpreter, pid: int, code: s
         raise
 
 
-def _by_hypno(_: Interpreter, pid: int, code: str) -> Brought:
+def _by_hypno(_: Interpreter, pid: int, code: str) -> _Brought:
     command = [sys.executable, "-I", "-m", "sentinel_agent.inject.hypno_child", str(pid), str(MOMENT_SECONDS)]
     done = subprocess.run(
         command, input=code.encode(), capture_output=True, check=False, start_new_session=True
@@ -180,10 +190,10 @@ def _by_hypno(_: Interpreter, pid: int, code: str) -> Brought:
     if report.error:
         longest = f" (it was stopped {len(report.stops)} times for a look)" if report.stops else ""
         raise TargetError(f"no code was run in the target: {report.error}{longest}")
-    return report.stops, None
+    return _Brought(report.stops)
 
 
-def _by_remote_exec(interpreter: Interpreter, pid: int, code: str) -> Brought:
+def _by_remote_exec(interpreter: Interpreter, pid: int, code: str) -> _Brought:
     """The script lies in the target's own /tmp: it is opened there, in its mount namespace and root directory."""
     folder = os.open(
         f"/proc/{pid}/root{_FOLDER}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -196,13 +206,13 @@ def _by_remote_exec(interpreter: Interpreter, pid: int, code: str) -> Brought:
             script.write(code.encode() + b"\n")
         path = Path(f"/proc/{pid}/root{_FOLDER}", name)
         try:
-            remote_exec.request(interpreter, pid, f"{_FOLDER}/{name}")
+            flag = remote_exec.request(interpreter, pid, f"{_FOLDER}/{name}")
         except BaseException:
             path.unlink(missing_ok=True)
             raise
     finally:
         os.close(folder)
-    return (), path
+    return _Brought(script=path, flag=flag)
 
 
 async def _answer(interpreter: Interpreter, name: str, end: float, clock: Clock) -> bytes:

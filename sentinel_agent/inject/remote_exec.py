@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sentinel_agent.cpython.elf import UnsupportedTargetError
 from sentinel_agent.cpython.memory import must_read
-from sentinel_agent.errors import NotPermittedError, TargetError
+from sentinel_agent.errors import NotPermittedError, SentinelError, TargetError
 
 if TYPE_CHECKING:
     from sentinel_agent.cpython.process import Interpreter
@@ -27,8 +28,8 @@ _PATH_SIZE = 512  # _Py_MAX_SCRIPT_PATH_SIZE
 _FIELDS_END = 1 << 20
 
 
-def request(interpreter: Interpreter, pid: int, script: str) -> None:
-    """Ask the target to run the file `script`, a path as the target sees it, in its main thread.
+def request(interpreter: Interpreter, pid: int, script: str) -> int:
+    """Ask the target to run the file `script`, a path as the target sees it, in its main thread; where the flag is that says so.
 
     Raises:
         UnsupportedTargetError: its build does not offer that, or offers it otherwise.
@@ -64,6 +65,14 @@ def request(interpreter: Interpreter, pid: int, script: str) -> None:
     _write(pid, thread + support + pending, struct.pack("<i", 1))
     (bits,) = struct.unpack("<Q", must_read(memory, thread + breaker, 8))
     _write(pid, thread + breaker, struct.pack("<Q", bits | _PLEASE_STOP))
+    return int(thread + support + pending)
+
+
+def withdraw(interpreter: Interpreter, pid: int, flag: int) -> None:
+    """Take back what was asked for and has not begun: the target would look for a script that is no longer there, and say so."""
+    with suppress(SentinelError):
+        if _integer(interpreter, flag) == 1:
+            _write(pid, flag, bytes(4))
 
 
 def _integer(interpreter: Interpreter, address: int) -> int:

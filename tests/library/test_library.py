@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -144,7 +145,7 @@ def test_forked_workers_share_the_watcher_of_their_parent_and_cannot_end_it() ->
 SERVICE = """
 import asyncio, sys, sentinel_agent
 async def main():
-    watcher = sentinel_agent.start(service="shop", data_dir=sys.argv[1], rules=[
+    watcher = sentinel_agent.start(service="shop", instance="blue", data_dir=sys.argv[1], rules=[
         {"name": "any-task", "metric": "tasks", "trigger": {"abs": 20}, "capture": ["tasks"]},
     ])
     print(watcher.pid, flush=True)
@@ -153,6 +154,7 @@ async def main():
     line = await loop.run_in_executor(None, sys.stdin.readline)
     print(await asyncio.to_thread(watcher.dump, "tasks", wait=True), flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)
+    while watcher.running: await asyncio.sleep(0.01)  # its exit status is just being taken
     print("killed" if "-9" in watcher.error else watcher.error, flush=True)
     watcher = sentinel_agent.start(service="shop", data_dir=sys.argv[1])
     print(watcher.pid, flush=True)
@@ -183,6 +185,8 @@ def test_a_service_is_watched_by_the_real_agent_and_dumps_itself(tmp_path: Path)
         process.stdin.flush()
         incident = process.stdout.readline().strip()
         assert (tmp_path / "incidents" / incident / "tasks.json").exists()
+        saved = json.loads((tmp_path / "incidents" / incident / "incident.json").read_bytes())
+        assert (saved["target"]["service"], saved["target"]["instance"]) == ("shop", "blue")
         os.kill(agent, signal.SIGKILL)
         until(lambda: not psutil.pid_exists(agent))  # no zombie either
         process.stdin.write("killed?\n")
