@@ -111,7 +111,11 @@ class OverheadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cpu: Annotated[
         float,
-        Meta(ge=0.05, le=100, description="percent of one core for recording stacks, all targets together"),
+        Meta(
+            ge=0.05,
+            le=100,
+            description="percent of one core for the whole agent; 0.6 of it while no target does more than usual",
+        ),
     ] = 1.0
 
 

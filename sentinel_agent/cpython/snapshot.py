@@ -194,7 +194,7 @@ class Gatherer:
         if plan is None:
             chunks = [(address, self._used(address, size)) for address, size in self._chunks]
             early = self._leaf_pages
-            late = sorted(number for number in (*self._recent.keys(),) if number not in early)
+            late = sorted(set(self._recent.keys()).difference(early))
             plan = Plan(self._thread, self._form.state.size, sorted(early), chunks, late)
             self._plan = plan
         return plan
