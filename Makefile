@@ -86,6 +86,8 @@ $(INTERPRETERS)/.done: .venv/bin/python tools/interpreters.sh
 # named, and its tests are skipped with the reason.
 interop: .venv/.test .cache/rootfs/.tried
 	tools/interop.sh .cache/interop
+	tools/musl_python.sh .cache/musl-python
+	tools/aarch64.sh .cache/aarch64
 	$(BIN)/pytest -m interop -rs
 
 # The official messages of SkyWalking, by which the tests judge our bytes, in an environment of their own.

@@ -259,7 +259,7 @@ ASYNCIO_ROWS = [
     Row("task.callback0", "TaskObj.task_callback0"),
 ]
 
-_PROGRAM_HEAD = """
+PROGRAM_HEAD = """
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -302,7 +302,8 @@ int main(void)
 """
 
 
-def _rows(rows: list[Row], minor: int) -> list[Row]:
+def rows_of(rows: list[Row], minor: int) -> list[Row]:
+    """Those that a minor version has."""
     return [row for row in rows if row.first <= minor <= row.last]
 
 
@@ -331,11 +332,11 @@ class Build(NamedTuple):
 def _from_headers(include: Path, minor: int) -> list[tuple[str, int]]:
     """Compile and run one program that prints every number of `HEADER_ROWS`."""
     lines = [
-        f'    printf("{row.name} %ld\\n", (long)({row.expression}));' for row in _rows(HEADER_ROWS, minor)
+        f'    printf("{row.name} %ld\\n", (long)({row.expression}));' for row in rows_of(HEADER_ROWS, minor)
     ]
     with tempfile.TemporaryDirectory() as folder:
         source, binary = Path(folder, "offsets.c"), Path(folder, "offsets")
-        source.write_text(_PROGRAM_HEAD + "\n".join(lines) + "\n    return 0;\n}\n")
+        source.write_text(PROGRAM_HEAD + "\n".join(lines) + "\n    return 0;\n}\n")
         compiler = os.environ.get("CC", "cc")
         flags = ["-w", "-DPy_BUILD_CORE", f"-I{include}", f"-I{include / 'internal'}"]
         # Debian keeps `pyconfig.h` beside them, by the name of the architecture, but so it does libc's headers: last.
@@ -410,8 +411,8 @@ def table(python: Path, root: Path = Path("/")) -> dict[str, Any]:
     core_files = ("genobject.c", "dictobject.c", "iterobject.c")
     numbers = [
         *_from_headers(include, minor),
-        *_from_debug_information(debug.path(main).resolve(), core_files, _rows(CORE_DEBUG_ROWS, minor)),
-        *_from_debug_information(debug.path(asyncio), ("_asynciomodule.c",), _rows(ASYNCIO_ROWS, minor)),
+        *_from_debug_information(debug.path(main).resolve(), core_files, rows_of(CORE_DEBUG_ROWS, minor)),
+        *_from_debug_information(debug.path(asyncio), ("_asynciomodule.c",), rows_of(ASYNCIO_ROWS, minor)),
     ]
     layout: dict[str, Any] = {"minor": minor, "generated_from": ".".join(map(str, version))}
     for path, number in numbers:

@@ -8,6 +8,7 @@ as we see them, whatever root directory the process has (d_path, fs/d_path.c).
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 _MAX_MAPS = 16 << 20
-_PAGE = 4096
+_PAGE = os.sysconf("SC_PAGE_SIZE")  # aarch64 kernels have pages of 4, 16 or 64 KiB
 _MAPS_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) \S+ \d+ *(.*)")
 _LIBPYTHON = re.compile(r"libpython3\.\d+[a-z]*\.so")
 _MINOR = re.compile(r"(?:python3\.|\.cpython-3)(\d{1,2})(?!\d)")

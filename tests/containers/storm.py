@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import urllib.error
 import urllib.request
@@ -26,7 +27,7 @@ CONFIG = "rule_packs: []\nrules: []\n"
 @dataclass(slots=True)
 class Outcome:
     """Every answer, and what the agent's cgroup counted. Bytes; `rest` and `resident` are without page
-    cache: before the storm, and the highest that was seen."""
+    cache: before the storm, and the highest that was seen. `disk` is the most that the data directory held."""
 
     answers: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
@@ -36,6 +37,7 @@ class Outcome:
     peak: int = 0
     rest: int = 0
     resident: int = 0
+    disk: int = 0
     oom_kills: int = 0
     cpu_seconds: float = 0.0
 
@@ -107,7 +109,7 @@ def storm(
         (folder / "config" / "sentinel.yaml").write_text(config)
         box.environment["SENTINEL_API_CAPTURE_TOKENS"] = TOKEN  # type: ignore[index]  # ours, made just now
         agent = stack.enter_context(running(box, folder))
-        asyncio.run(_storm(agent, listen, services, asked, seconds, warm, outcome))
+        asyncio.run(_storm(agent, folder / "data", listen, services, asked, seconds, warm, outcome))
         outcome.peak = agent.memory("memory.max_usage_in_bytes")
         outcome.oom_kills = agent.counted("memory.oom_control", "oom_kill")
         assert agent.process.poll() is None, f"the agent ended with {agent.process.returncode}"
@@ -116,6 +118,7 @@ def storm(
 
 async def _storm(
     container: Container,
+    data: Path,
     listen: str,
     services: dict[str, int],
     asked: int,
@@ -128,7 +131,7 @@ async def _storm(
     pids = await asyncio.to_thread(_appeared, agent, list(services))
     stop = asyncio.Event()
     load = asyncio.create_task(traffic(list(services.values()), stop))
-    watch = asyncio.create_task(_watch(container, outcome))
+    watch = asyncio.create_task(_watch(container, data, outcome))
     drain = asyncio.create_task(_listen(agent))
     try:
         await asyncio.sleep(warm)
@@ -177,7 +180,10 @@ def _account(url: str, jobs: list[str], outcome: Outcome) -> None:
             outcome.refusals[document["reason"].partition(":")[0]] += 1
             continue
         status, incident = call("GET", f"{url}/incidents/{document['incident']}")
-        outcome.answers["sealed" if status == 200 else f"sealed but {status}"] += 1
+        if status != 200:
+            outcome.answers["sealed, removed since"] += 1
+            continue
+        outcome.answers["sealed"] += 1
         for report in incident["captures"]:
             outcome.captures[f"{report['kind']} {report['status']}"] += 1
             if report["status"] != "ok":
@@ -185,10 +191,20 @@ def _account(url: str, jobs: list[str], outcome: Outcome) -> None:
     outcome.listed = len(call("GET", f"{url}/incidents?limit=500")[1])
 
 
-async def _watch(container: Container, outcome: Outcome) -> None:
+async def _watch(container: Container, data: Path, outcome: Outcome) -> None:
     while True:
+        outcome.disk = max(outcome.disk, await asyncio.to_thread(_bytes_in, data))
         outcome.resident = max(outcome.resident, container.counted("memory.stat", "total_rss"))
         await asyncio.sleep(0.05)
+
+
+def _bytes_in(folder: Path) -> int:
+    """What the files have; those that are removed while it is counted are left out."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 async def _listen(agent: AgentProcess) -> None:

@@ -5,10 +5,13 @@ The tests of what is tested in part elsewhere, too, are run by `make interop`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +24,7 @@ from sentinel_agent.target.identity import identify
 from sentinel_agent.target.liveness import is_running
 from tests.containers.bundle import Box, Container, running
 from tests.containers.pod import AGENT, CONFIG, MEMORY, SERVICE, agent_box, ask, target
-from tests.containers.storm import TOKEN, call
+from tests.containers.storm import TOKEN, call, service_box
 from tests.e2e.support import AgentProcess, free_port, started, until
 
 if TYPE_CHECKING:
@@ -105,6 +108,41 @@ def test_the_window_outlives_the_agents_own_oom_kill(image: Path, rootfs: Path, 
         tmp_path,
     )
     assert "burn_as_told" in shown, "it was only ever seen by the agent that was killed"
+
+
+@pytest.mark.containers
+def test_the_service_outlives_agents_that_are_killed(image: Path, rootfs: Path, tmp_path: Path) -> None:
+    """It starts without one; while three of them come and are killed, it is the same process and answers every request."""
+    with running(service_box(rootfs, "service", tasks=100), tmp_path) as service:
+        assert service.process.stdout
+        port = int(service.process.stdout.readline())
+        identity = identify(service.pid)
+        box = agent_box(image, tmp_path, "sidecar", "--json", "--listen", "off", pod=service.pid)
+        stop, counts = threading.Event(), list[int]()
+        asking = threading.Thread(target=lambda: counts.append(requests_until(stop, port)))
+        asking.start()
+        try:
+            for _ in range(3):
+                with running(box, tmp_path) as container:
+                    AgentProcess(container.process).wait_for("target_appeared", seconds=60)
+                    os.kill(container.pid, signal.SIGKILL)
+                    assert container.process.wait(30) == 128 + signal.SIGKILL
+        finally:
+            stop.set()
+            asking.join(30)
+        assert counts[0] > 20, "all of them were answered"
+        assert is_running(identity)
+
+
+def requests_until(stop: threading.Event, port: int) -> int:
+    """How many requests over one connection were answered, one after the other, each within 5 s."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        for number in itertools.count():
+            if stop.wait(0.02):
+                return number
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+    raise AssertionError("unreachable")
 
 
 @pytest.mark.containers
