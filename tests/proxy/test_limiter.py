@@ -99,6 +99,16 @@ def test_a_route_of_quick_requests_is_held_too() -> None:
     assert limiter.held == {}
 
 
+def test_who_only_waits_for_the_others_is_not_blamed() -> None:
+    """Both routes have five times as much under way, but only one is asked more often; nor is the other the next to be held."""
+    limiter = AdaptiveLimiter(0.5, 2)
+    for _ in range(10):
+        limiter.step(0.1, {"a": 5.0, "b": 4.0}, {"a": 10.0, "b": 20.0})
+    for _ in range(8):
+        limiter.step(1.5, {"a": 25.0, "b": 20.0}, {"a": 50.0, "b": 20.0})
+    assert list(limiter.held) == ["a"]
+
+
 def test_a_probe_always_passes() -> None:
     """However large the excess, one request of twenty may be under way, one at a time."""
     limiter = AdaptiveLimiter(0.5, 1)
