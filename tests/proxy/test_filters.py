@@ -261,7 +261,11 @@ async def test_authorization_asks_and_obeys(tmp_path: Path) -> None:
 async def test_authorization_without_an_answer(
     tmp_path: Path, fault: str, allow: str, status: int, event: str
 ) -> None:
-    """Nobody there, silence, no HTTP, half an answer: `failure_mode_allow` decides, within the timeout."""
+    """Nobody there, silence, no HTTP, half an answer: `failure_mode_allow` decides, within the timeout.
+
+    What a client says of itself goes no further even then.
+    """
+    heads: list[bytes] = []
 
     async def authority(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_head(reader)
@@ -273,14 +277,16 @@ async def test_authorization_without_an_answer(
 
     use = AUTHZ % ("", f"timeout: 500ms, failure_mode_allow: {allow}")
     async with (
-        upstream(answering(OK)) as port,
+        upstream(answering(OK, heads=heads)) as port,
         upstream(authority) as other,
         proxy(tmp_path, port, route=use, auth=dead_port() if fault == "dead" else other) as running,
     ):
-        assert status_of(await running.ask(GET)) == status
+        assert status_of(await running.ask(GET[:-2] + b"X-User: root\r\n\r\n")) == status
         assert events(running)[event] == 1
         assert running.worker.clusters["auth"].active == 0
         assert all(server.active == 0 for server in running.worker.clusters["auth"].servers)
+    assert len(heads) == (status == 200)
+    assert not any(b"root" in head for head in heads)
 
 
 async def test_authorization_survives_a_connection_that_was_closing(tmp_path: Path) -> None:
