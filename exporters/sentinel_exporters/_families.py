@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from sentinel_agent.export.base import AgentReading
+    from sentinel_agent.export.base import AgentReading, ClusterReading
 
 _TARGET = ("target", "service")
 
@@ -104,9 +104,9 @@ def stalls(rows: Iterable[tuple[tuple[str, str], Histogram]]) -> Iterator[Metric
     yield family
 
 
-def routes(rows: Mapping[tuple[str, str, str], tuple[list[int], Histogram]]) -> Iterator[Metric]:
+def routes(rows: Mapping[tuple[str, str, str, str], tuple[list[int], Histogram]]) -> Iterator[Metric]:
     """All requests of the embedded proxy."""
-    labels = ("service", "listener", "route")
+    labels = ("service", "listener", "route", "cluster")
     total = CounterMetricFamily(
         "sentinel_proxy_requests", "Requests of the embedded proxy.", labels=(*labels, "code")
     )
@@ -121,6 +121,32 @@ def routes(rows: Mapping[tuple[str, str, str], tuple[list[int], Histogram]]) -> 
                 total.add_metric((*key, f"{digit}xx" if digit else "none"), float(count))
         durations.add_metric(key, _buckets(histogram), histogram.total)
     yield from (total, durations)
+
+
+def clusters(rows: Mapping[tuple[str, str], ClusterReading]) -> Iterator[Metric]:
+    """Health of the clusters of the embedded proxy."""
+    count = GaugeMetricFamily(
+        "sentinel_proxy_cluster_endpoints",
+        "Servers of a cluster of the embedded proxy.",
+        labels=("service", "cluster", "state"),
+    )
+    panic = GaugeMetricFamily(
+        "sentinel_proxy_cluster_panic",
+        "1 while so few servers are healthy that all are used.",
+        labels=("service", "cluster"),
+    )
+    healthy = GaugeMetricFamily(
+        "sentinel_proxy_endpoint_healthy",
+        "1 while a server passes its checks and is not ejected; the first 64 of a cluster.",
+        labels=("service", "cluster", "endpoint"),
+    )
+    for key, reading in sorted(rows.items()):
+        count.add_metric((*key, "healthy"), float(reading.healthy))
+        count.add_metric((*key, "unhealthy"), float(max(0, reading.endpoints - reading.healthy)))
+        panic.add_metric(key, float(reading.panic))
+        for address, fit in reading.servers:
+            healthy.add_metric((*key, address), float(fit))
+    yield from (count, panic, healthy)
 
 
 def requests(rows: Mapping[tuple[str, ...], Histogram]) -> Iterator[Metric]:

@@ -96,7 +96,13 @@ def _served(points: list[HistogramDataPoint]) -> Metric:
 
 def _durations(each: RequestDelta) -> HistogramDataPoint:
     return HistogramDataPoint(
-        attributes=_attributes({"http.route": each.route, "sentinel.listener": each.listener}),
+        attributes=_attributes(
+            {
+                "http.route": each.route,
+                "sentinel.listener": each.listener,
+                **({"sentinel.cluster": each.cluster} if each.cluster else {}),
+            }
+        ),
         start_time_unix_nano=int(each.since * 1e9),
         time_unix_nano=int(each.time * 1e9),
         count=sum(each.buckets),

@@ -15,6 +15,7 @@ from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSeal
 from sentinel_agent.core.metrics import METRICS, unit_of
 from sentinel_agent.export.base import (
     AgentReading,
+    ClusterReading,
     ExporterOptions,
     ReadingSet,
     RequestDelta,
@@ -127,9 +128,12 @@ class OtlpExporter:
             return self._make.traces(_by_service(found)) if found else None
         if signal == "metrics":
             requests = [item for item in items if isinstance(item, RequestDelta)]
-            return self._make.metrics([*self._target_points(items), *self._agent_points(items)], requests)
+            points = [*self._target_points(items), *self._agent_points(items), *_cluster_points(items)]
+            return self._make.metrics(points, requests)
         events: list[ExportedEvent] = [
-            item for item in items if not isinstance(item, tuple | ReadingSet | AgentReading | RequestDelta)
+            item
+            for item in items
+            if not isinstance(item, tuple | ReadingSet | AgentReading | RequestDelta | ClusterReading)
         ]
         return self._make.logs(_records(events))
 
@@ -207,6 +211,35 @@ class Points(NamedTuple):
     metric: Named
     description: str
     points: list[Point]
+
+
+def _cluster_points(items: Iterable[Item]) -> list[tuple[dict[str, AttributeValue], list[Points]]]:
+    """The health of the embedded proxy's clusters, by the proxy that says so."""
+    found: dict[tuple[str, str], list[ClusterReading]] = {}
+    for item in items:
+        if isinstance(item, ClusterReading):
+            found.setdefault((item.service, item.instance), []).append(item)
+    return [
+        ({"service.name": service, "service.instance.id": instance}, _health_of(readings))
+        for (service, instance), readings in found.items()
+    ]
+
+
+def _health_of(readings: list[ClusterReading]) -> list[Points]:
+    counts = [
+        Point(each.time, float(count), {"sentinel.cluster": each.cluster, "sentinel.state": state})
+        for each in readings
+        for state, count in (("healthy", each.healthy), ("unhealthy", max(0, each.endpoints - each.healthy)))
+    ]
+    servers = [
+        Point(each.time, float(fit), {"sentinel.cluster": each.cluster, "server.address": address})
+        for each in readings
+        for address, fit in each.servers
+    ]
+    return [
+        Points(Named("sentinel.proxy.cluster.endpoints", "{endpoint}"), "Servers of a cluster.", counts),
+        Points(Named("sentinel.proxy.endpoint.healthy", "1"), "1 while a server is healthy.", servers),
+    ]
 
 
 def named(metric: str) -> Named:

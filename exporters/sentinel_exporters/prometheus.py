@@ -22,6 +22,7 @@ from sentinel_agent.core.metrics import METRICS, unit_of
 from sentinel_agent.export.base import (
     DURATION_BOUNDS,
     AgentReading,
+    ClusterReading,
     ExporterOptions,
     ReadingSet,
     RequestDelta,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 _FORGET = 300.0
 """A target that is gone is shown as `up 0` for so many seconds, then no more."""
+
+_SILENT = 30.0
+"""The health of a cluster of which nothing was heard for so many seconds is not shown."""
 
 _LONGEST_STEP = 60.0
 """Two readings further apart than this are not joined to one stretch of CPU time."""
@@ -104,7 +108,7 @@ class _Seat:
 
 @dataclass(slots=True)
 class _Route:
-    """All requests of one route, by class of status and by duration."""
+    """All requests of one route and cluster, by class of status and by duration."""
 
     classes: list[int] = field(default_factory=lambda: [0] * 6)
     durations: Histogram = field(default_factory=Histogram)
@@ -123,7 +127,8 @@ class PrometheusExporter:
         self._lock = Lock()
         self._seats: dict[str, _Seat] = {}
         self._requests: dict[tuple[str, ...], Histogram] = {}
-        self._routes: dict[tuple[str, str, str], _Route] = {}
+        self._routes: dict[tuple[str, str, str, str], _Route] = {}
+        self._clusters: dict[tuple[str, str], ClusterReading] = {}
         self._incidents: dict[tuple[str, str], tuple[int, float, Exemplar]] = {}
         self._limits: dict[tuple[str, str], int] = {}
         self._agent = AgentReading(0.0, {})
@@ -142,6 +147,8 @@ class PrometheusExporter:
                     self._span(span)
             elif isinstance(item, RequestDelta):
                 self._route(item)
+            elif isinstance(item, ClusterReading):
+                self._cluster(item)
             elif isinstance(item, AgentReading):
                 self._agent = item
                 self._forget(item.time)
@@ -174,7 +181,7 @@ class PrometheusExporter:
         return seat
 
     def _route(self, item: RequestDelta) -> None:
-        key = (item.service, item.listener, item.route)
+        key = (item.service, item.listener, item.route, item.cluster)
         route = self._routes.get(key)
         if route is None:
             if len(self._routes) >= self._options.max_series // 60:
@@ -186,6 +193,13 @@ class PrometheusExporter:
         for index, count in enumerate(item.buckets[: len(route.durations.counts)]):
             route.durations.counts[index] += count
         route.durations.total += item.seconds
+
+    def _cluster(self, item: ClusterReading) -> None:
+        key = (item.service, item.cluster)
+        if key not in self._clusters and len(self._clusters) >= self._options.max_series // 60:
+            self._left_out += 1
+            return
+        self._clusters[key] = item
 
     def _span(self, span: Span) -> None:
         if span.kind == "internal":
@@ -203,8 +217,9 @@ class PrometheusExporter:
         seconds = span.duration / 1e9
         traced = Exemplar({"trace_id": span.trace_id}, seconds, span.start / 1e9) if span.sampled else None
         histogram.observe(seconds, traced)
-        listener, name = (span.attributes.get(each) for each in ("sentinel.listener", "http.route"))
-        route = self._routes.get((span.service, str(listener), str(name)))
+        where = ("sentinel.listener", "http.route", "sentinel.cluster")
+        listener, name, cluster = (str(span.attributes.get(each, "")) for each in where)
+        route = self._routes.get((span.service, listener, name, cluster))
         if route is not None and traced is not None and span.kind == "server":
             route.durations.exemplars[bisect_left(DURATION_BOUNDS, seconds)] = traced
 
@@ -237,6 +252,9 @@ class PrometheusExporter:
         for key, seat in tuple(self._seats.items()):
             if seat.gone is not None and now - seat.gone > _FORGET:
                 del self._seats[key]
+        for name, reading in tuple(self._clusters.items()):
+            if now - reading.time > _SILENT:
+                del self._clusters[name]
 
     # -- rendering -------------------------------------------------------------------------------------------
 
@@ -288,12 +306,14 @@ class PrometheusExporter:
             routes = {
                 key: (list(route.classes), _copy(route.durations)) for key, route in self._routes.items()
             }
+            clusters = dict(self._clusters)
             incidents, limits = dict(self._incidents), dict(self._limits)
             agent, left_out = self._agent, self._left_out
         room = make.Room(self._options.max_series)
         yield from room.filter(make.targets(_rows(seats)))
         yield from room.filter(make.stalls((_labels(s), s.stalls) for s in seats if sum(s.stalls.counts)))
         yield from room.filter(make.routes(routes))
+        yield from room.filter(make.clusters(clusters))
         yield from room.filter(make.requests(requests))
         yield from room.filter(make.rules(agent, incidents, limits))
         yield from room.filter(make.agent(agent, self._version))

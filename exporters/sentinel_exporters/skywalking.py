@@ -27,6 +27,7 @@ from sentinel_agent.core.event import (
 from sentinel_agent.core.units import Duration
 from sentinel_agent.export.base import (
     AgentReading,
+    ClusterReading,
     ExporterOptions,
     ReadingSet,
     RequestDelta,
@@ -158,7 +159,7 @@ class SkyWalkingExporter:
                 [
                     each
                     for each in items
-                    if not isinstance(each, tuple | ReadingSet | AgentReading | RequestDelta)
+                    if not isinstance(each, tuple | ReadingSet | AgentReading | RequestDelta | ClusterReading)
                 ]
             )
         calls = [(method, messages) for method, messages in body.calls if messages]

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from sentinel_agent.cli.common import Invocation, invoke
 from sentinel_agent.cli.options import RegexType
+from sentinel_agent.cli.proxy_admin import ADMIN_SOCKET, drain, status
 from sentinel_agent.cli.reporter import Reporter
 from sentinel_agent.cli.session import agent_for, stop_on_signals
 from sentinel_agent.clock import SystemClock
@@ -32,12 +34,11 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--config",
     "config",
     type=_PATH,
-    required=True,
     metavar="F",
     help="The proxy's configuration, YAML or TOML.",
 )
@@ -59,6 +60,12 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--agent-config", type=_PATH, multiple=True, metavar="F", help="The agent's configuration.")
 @click.option("--data-dir", type=_PATH, metavar="D", help="Where incidents are kept.")
+@click.option(
+    "--admin",
+    type=_PATH,
+    metavar="PATH",
+    help="The admin socket; else `proxy/admin.sock` of the data directory.",
+)
 @click.option("--listen", metavar="ADDR", help="Address of the agent's HTTP API.")
 @click.option(
     "--rules", "rule_files", type=_PATH, multiple=True, metavar="F", help="Rule file; may be repeated."
@@ -70,8 +77,10 @@ _PATH = click.Path(path_type=Path)
 @click.option("--beside", hidden=True, help="Run the agent's part, for the workers with this token.")
 @click.option("--tap-fd", type=int, hidden=True)
 @click.option("--lifeline", type=int, hidden=True)
+@click.pass_context
 def proxy(
-    config: Path,
+    ctx: click.Context,
+    config: Path | None,
     check: bool,
     workers: int | None,
     upgrade: bool,
@@ -79,6 +88,7 @@ def proxy(
     match: str | None,
     agent_config: tuple[Path, ...],
     data_dir: Path | None,
+    admin: Path | None,
     listen: str | None,
     rule_files: tuple[Path, ...],
     service: str | None,
@@ -93,6 +103,12 @@ def proxy(
     runs (SIGHUP: at once), a faulty one is not. Ends with Ctrl-C or SIGTERM, after requests under way have had `drain`
     seconds.
     """
+    if ctx.invoked_subcommand is not None:
+        if any(ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ctx.params):
+            raise click.UsageError(f"options stand after the verb: proxy {ctx.invoked_subcommand} ...")
+        return
+    if config is None:
+        raise click.UsageError("missing option '--config': expected the proxy's configuration")
     _need_extra()
     loaded = None if beside is not None or upgrade else _load(config)
     own = importlib.resources.files("sentinel_agent.proxy") / "rules.yaml"
@@ -115,7 +131,8 @@ def proxy(
             asyncio.run(_watch(invocation, beside, match, tap_fd, lifeline, as_json=as_json))
         else:
             words = [] if no_agent else _agent_words(sys.argv[1:])
-            asyncio.run(_supervise(config, loaded, workers, words, invocation.data_dir))
+            path = (admin or invocation.data_dir / ADMIN_SOCKET).absolute()
+            asyncio.run(_supervise(config, loaded, workers, words, invocation.data_dir, path))
 
 
 def _need_extra() -> None:
@@ -166,7 +183,12 @@ async def _watch(
 
 
 async def _supervise(
-    path: Path, loaded: LoadedProxy | None, workers: int | None, agent: list[str], data_dir: Path
+    path: Path,
+    loaded: LoadedProxy | None,
+    workers: int | None,
+    agent: list[str],
+    data_dir: Path,
+    admin: Path,
 ) -> None:
     """Run the supervisor; without `loaded`, in place of the one that runs."""
     from sentinel_agent.proxy.sockets import close  # noqa: PLC0415 - needs the extra
@@ -200,6 +222,7 @@ async def _supervise(
             token=token,
             tap=tap_path if agent else None,
             agent_command=[*agent, *beside] if agent else None,
+            admin=admin,
             agent_socket=tap,
             door=Door(door),
             clock=SystemClock(),
@@ -234,3 +257,7 @@ def cores() -> int:
     except OSError:
         return allowed
     return max(1, min(allowed, round(quota))) if quota else allowed
+
+
+proxy.add_command(status)
+proxy.add_command(drain)

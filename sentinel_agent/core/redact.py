@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,6 +96,18 @@ def redact_text(text: str) -> str:
     text = _JWT.sub(REDACTED, text)
     text = _ISSUED.sub(REDACTED, text)
     return _redact_named(text)
+
+
+def redact_document(value: Any) -> Any:
+    """A document of names and values: text under a secret's name is taken out, other text as `redact_text` does."""
+    if isinstance(value, dict):
+        return {
+            name: REDACTED if isinstance(each, str) and _is_secret_name(str(name)) else redact_document(each)
+            for name, each in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact_document(each) for each in value]
+    return redact_text(value) if isinstance(value, str) else value
 
 
 def _redact_word(word: str) -> str:

@@ -62,6 +62,7 @@ DURATION_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2
 class RequestDelta(msgspec.Struct, frozen=True):
     """Requests of one route of the embedded proxy that ended between `since` and `time` (seconds since the epoch).
 
+    Those that went to one `cluster`; the empty one stands for those that were sent nowhere.
     `classes` counts them by the first digit of their status, 0 for none; `buckets` by `DURATION_BOUNDS`, the last
     being those beyond; `seconds` is their duration together, within 25 %.
     """
@@ -75,6 +76,23 @@ class RequestDelta(msgspec.Struct, frozen=True):
     classes: tuple[int, ...]
     buckets: tuple[int, ...]
     seconds: float
+    cluster: str = ""
+
+
+class ClusterReading(msgspec.Struct, frozen=True):
+    """The servers of one cluster of the embedded proxy, as the worst of its workers sees them.
+
+    `healthy` of `endpoints` are sent requests; in a `panic` all are. `servers` names the first of them: address, healthy.
+    """
+
+    time: float
+    service: str
+    instance: str
+    cluster: str
+    endpoints: int
+    healthy: int
+    panic: bool
+    servers: tuple[tuple[str, bool], ...]
 
 
 ExportedEvent = TargetAppeared | TargetGone | IncidentOpened | IncidentSealed | IncidentLost | LimitReached
@@ -83,7 +101,7 @@ ExportedEvent = TargetAppeared | TargetGone | IncidentOpened | IncidentSealed | 
 SpanGroup = tuple[Span, ...]
 """The spans of one request that ended together in one process; they stay together on their way."""
 
-Item = ReadingSet | AgentReading | RequestDelta | SpanGroup | ExportedEvent
+Item = ReadingSet | AgentReading | RequestDelta | ClusterReading | SpanGroup | ExportedEvent
 """What is queued. The signal `artifacts` carries `IncidentSealed`, whose folder holds the files."""
 
 

@@ -34,8 +34,8 @@ def settle(exchange: Exchange, now: float) -> None:
             exchange.server.measure(exchange.head_time - exchange.first_try, exchange.status >= 500, now)
     seconds = now - exchange.start_time
     if route is not None:
-        stats = route.stats
-        stats.inflight -= 1
+        stats = exchange.stats
+        route.stats.inflight -= 1
         exchange.worker.exchanges.discard(exchange)
         if exchange.slot >= 0 and exchange.worker.inflight is not None:
             exchange.worker.inflight.leave(exchange.slot)

@@ -22,6 +22,7 @@ TABLE_SIZE = 65537
 """Entries of a Maglev table: a prime, a hundred times the servers of a usual cluster."""
 EWMA_SECONDS = 10.0
 """Time over which a server's latency is forgotten to a share of 1/e."""
+_UNKNOWN = 1e9
 
 
 class Host(Protocol):
@@ -140,6 +141,10 @@ class PeakEwma(Generic[M]):
         return min(pair, key=lambda host: self._score(host, now)) if pair else None
 
     def _score(self, host: M, now: float) -> float:
+        if (
+            not host.latency
+        ):  # never measured: one request at a time finds out (Finagle's penalty), not a flood of them
+            return _UNKNOWN + host.active if host.active else 0.0
         share = float(host.weight)
         if self._slow_start:
             share *= min(1.0, max(0.1, (now - host.since) / self._slow_start))
@@ -211,13 +216,13 @@ def _maglev_table(hosts: Sequence[Host], size: int) -> array[int]:
                 return table
 
 
-def make_balancer(kind: str, hosts: Sequence[M], random: Random) -> Balancer[M]:
-    """The balancer of a configuration's word for at least one host."""
+def make_balancer(kind: str, hosts: Sequence[M], random: Random, slow_start: float = 10.0) -> Balancer[M]:
+    """The balancer of a configuration's word for at least one host; `slow_start` as in `PeakEwma`."""
     even = len({host.weight for host in hosts}) == 1
     if kind == "maglev":
         return Maglev(hosts)
     if kind == "peak_ewma":
-        return PeakEwma(hosts, random, slow_start=10.0)
+        return PeakEwma(hosts, random, slow_start)
     if kind == "least_request":
         return LeastRequest(hosts, random) if even else LeastRequestByWeight(hosts, random)
     return RoundRobin(hosts, random) if even else EarliestDeadline(hosts, random)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from sentinel_agent.config.document import Document
-    from sentinel_agent.proxy.config import HeaderEdits, Listener, ProxyConfig, RegexRewrite, Route
+    from sentinel_agent.proxy.config import Cluster, HeaderEdits, Listener, ProxyConfig, RegexRewrite, Route
     from sentinel_agent.proxy.tlsconfig import DownstreamTls, SanMatch, UpstreamTls
 
 
@@ -60,10 +60,11 @@ class _Checks:
                     f"{address} is already that of listeners[{addresses.index(address)}]",
                 )
         for index, cluster in enumerate(config.clusters):
-            if not cluster.endpoints:
-                yield ("clusters", index, "endpoints"), "expected at least one endpoint"
+            yield from _cluster(("clusters", index), cluster)
             if cluster.tls is not None:
                 yield from _upstream_tls(("clusters", index, "tls"), cluster.tls)
+        if (config.coloring.header is None) == (config.coloring.baggage is None):
+            yield ("coloring",), "expected one of header and baggage"
         for index, listener in enumerate(config.listeners):
             yield from self._listener(("listeners", index), listener)
 
@@ -114,8 +115,16 @@ class _Checks:
             yield place, "expected one of cluster, clusters and response"
         if route.cluster is not None:
             yield from self._known((*place, "cluster"), route.cluster)
+        if route.metadata_match and route.cluster is None:
+            yield (*place, "metadata_match"), "goes with cluster; each of clusters has its own"
+        marks = [cluster.mark for cluster in route.clusters]
         for index, cluster in enumerate(route.clusters):
             yield from self._known((*place, "clusters", index, "name"), cluster.name)
+            if cluster.mark is not None and cluster.mark in marks[:index]:
+                yield (
+                    (*place, "clusters", index, "mark"),
+                    f"the mark {cluster.mark} is already that of clusters[{marks.index(cluster.mark)}]",
+                )
         if route.clusters and not any(cluster.weight for cluster in route.clusters):
             yield (*place, "clusters"), "expected a weight over 0"
 
@@ -152,6 +161,22 @@ def _names(place: Place, names: tuple[SanMatch, ...]) -> Iterator[tuple[Place, s
 _NOT_OURS = frozenset(
     ("content-length", "transfer-encoding", "connection", "upgrade", "host", "te", "trailer")
 )
+
+
+def _cluster(place: Place, cluster: Cluster) -> Iterator[tuple[Place, str]]:
+    if not cluster.endpoints:
+        yield (*place, "endpoints"), "expected at least one endpoint"
+    for index, endpoint in enumerate(cluster.endpoints):
+        if not 0 < int(endpoint.address.rpartition(":")[2]) < 65536:
+            yield (*place, "endpoints", index, "address"), "expected a port from 1 to 65535"
+    check = cluster.health_check
+    if check is not None and (check.http_health_check is None) == (check.tcp_health_check is None):
+        yield (*place, "health_check"), "expected one of http_health_check and tcp_health_check"
+    if cluster.type == "static" and (cluster.respect_dns_ttl or cluster.dns_resolvers):
+        yield (*place, "type"), "a static cluster looks nothing up: expected strict_dns or logical_dns"
+    subsets = cluster.lb_subset_config
+    if (subsets.fallback_policy == "default_subset") != bool(subsets.default_subset):
+        yield (*place, "lb_subset_config"), "fallback_policy: default_subset and default_subset go together"
 
 
 def _conditions(place: Place, route: Route) -> Iterator[tuple[Place, str]]:

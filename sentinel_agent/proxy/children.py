@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING
 from sentinel_agent.errors import SentinelError
 from sentinel_agent.proxy import control
 from sentinel_agent.proxy.control import Configure, Drain, Ready, Refused
+from sentinel_agent.proxy.questions import WorkerLine
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -53,11 +54,14 @@ class Served:
 
 
 class WorkerProcess:
-    """A worker that serves."""
+    """A worker that serves; `line` is for questions to it."""
 
-    def __init__(self, slot: int, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+    def __init__(
+        self, slot: int, process: asyncio.subprocess.Process, sock: socket.socket, line: WorkerLine
+    ) -> None:
         self.slot = slot
         self.process = process
+        self.line = line
         self._sock = sock
         self._number = 0
 
@@ -106,6 +110,7 @@ class WorkerProcess:
         """Its exit status, once it has ended."""
         status = await self.process.wait()
         self._sock.close()
+        self.line.close()
         return status
 
 
@@ -117,19 +122,24 @@ async def start_worker(slot: int, token: str, served: Served, tap: Path | None) 
     """
     ours, theirs = control.pair()
     ours.setblocking(False)
+    asking, answering = socket.socketpair()
     command = (
         *(sys.executable, "-m", "sentinel_agent.proxy.process"),
-        *("--name", f"{token}-{slot}", f"--control={theirs.fileno()}"),
+        *("--name", f"{token}-{slot}", f"--control={theirs.fileno()}", f"--questions={answering.fileno()}"),
         *((f"--tap={tap}",) if tap is not None else ()),
     )
     try:
-        process = await asyncio.create_subprocess_exec(*command, pass_fds=(theirs.fileno(),))
+        process = await asyncio.create_subprocess_exec(
+            *command, pass_fds=(theirs.fileno(), answering.fileno())
+        )
     except BaseException:
         ours.close()
+        asking.close()
         raise
     finally:
         theirs.close()
-    worker = WorkerProcess(slot, process, ours)
+        answering.close()
+    worker = WorkerProcess(slot, process, ours, WorkerLine(asking))
     try:
         await worker.configure(served)
     except BaseException as error:

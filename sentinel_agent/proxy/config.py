@@ -16,20 +16,23 @@ from sentinel_agent.config.document import parse_document
 from sentinel_agent.config.files import read_file
 from sentinel_agent.core.units import ByteSize, Duration
 from sentinel_agent.errors import ConfigError, Fault, OperatorError
+from sentinel_agent.proxy.config_types import (
+    Address,
+    FieldName,
+    Labels,
+    Mark,
+    Name,
+    Path_,
+    Regex,
+    Text,
+    Token,
+)
+from sentinel_agent.proxy.config_upstream import Coloring, HealthCheck, LbSubsetConfig, OutlierDetection
 from sentinel_agent.proxy.tlsconfig import DownstreamTls, UpstreamTls
 from sentinel_agent.proxy.wire.trace import Format
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Address = Annotated[str, Meta(pattern=r"^.+:\d{1,5}$", extra={"unit": "address"})]
-Regex = Annotated[str, Meta(min_length=1, max_length=500, extra={"unit": "regex"})]
-FieldName = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")]
-Text = Annotated[str, Meta(max_length=1000)]
-Path_ = Annotated[str, Meta(pattern=r"^/", max_length=1000)]
-Labels = dict[str, str]
-Percent = Annotated[float, Meta(ge=0, le=100, description="of the requests")]
 
 
 class HeaderMatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +71,11 @@ class WeightedCluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     weight: Annotated[int, Meta(ge=0, le=1_000_000, description="its share, relative to the others")] = 1
+    metadata_match: Annotated[Labels, Meta(description="the labels of the servers that are meant")] = {}
+    mark: Annotated[
+        Mark | None,
+        Meta(description="requests with this mark come here whatever the weights; others leave here with it"),
+    ] = None
 
 
 class HeaderEdits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,6 +150,9 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clusters: Annotated[
         tuple[WeightedCluster, ...], Meta(max_length=50, description="where they go, by weight")
     ] = ()
+    metadata_match: Annotated[
+        Labels, Meta(description="the labels of the servers of `cluster` that are meant")
+    ] = {}
     response: Annotated[DirectResponse | None, Meta(description="the answer, without any upstream")] = None
     timeout: Annotated[
         Duration, Meta(gt=0, le=86400, description="from the whole request to the head of the answer")
@@ -206,17 +217,18 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One upstream server."""
+    """One upstream server, or a name that stands for some."""
 
     address: Address
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    metadata: Annotated[Labels, Meta(description="labels, for `metadata_match`")] = {}
 
 
 class HashKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `maglev` keeps together: requests with the same header, cookie, or (neither given) client address."""
 
     header: FieldName | None = None
-    cookie: Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")] | None = None
+    cookie: Token | None = None
 
 
 class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -236,10 +248,29 @@ class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Upstream servers that do the same, and how one of them is chosen."""
+    """Upstream servers that do the same, and how one of them is chosen.
+
+    `static`: the endpoints as they are written; the system looks a name up for each connection. `strict_dns`: every
+    address of a name is a server. `logical_dns`: a name is one server, new connections go to its newest first address.
+    """
 
     name: Name
     endpoints: Annotated[tuple[Endpoint, ...], Meta(max_length=10_000)]
+    type: Annotated[
+        Literal["static", "strict_dns", "logical_dns"], Meta(description="what an endpoint's name stands for")
+    ] = "static"
+    dns_refresh_rate: Annotated[
+        Duration, Meta(ge=0.1, le=86400, description="between two lookups, where no TTL tells")
+    ] = 5.0
+    respect_dns_ttl: Annotated[
+        bool, Meta(description="ask the name servers, and again when the answer's TTL is over")
+    ] = False
+    dns_resolvers: Annotated[
+        tuple[Address, ...], Meta(max_length=10, description="name servers; empty: those of the system")
+    ] = ()
+    dns_lookup_family: Annotated[
+        Literal["auto", "v4_only", "v6_only"], Meta(description="which addresses are wanted")
+    ] = "auto"
     load_balancer: Annotated[
         Literal["round_robin", "least_request", "maglev", "peak_ewma"],
         Meta(description="round_robin goes by weight where weights differ"),
@@ -252,6 +283,16 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 256
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     tls: Annotated[UpstreamTls | None, Meta(description="unset: plaintext")] = None
+    health_check: HealthCheck | None = None
+    outlier_detection: OutlierDetection | None = None
+    healthy_panic_threshold: Annotated[
+        float, Meta(ge=0, le=100, description="with fewer percent of the servers fit, all are used; 0: never")
+    ] = 50.0
+    lb_subset_config: LbSubsetConfig = LbSubsetConfig()
+    slow_start_window: Annotated[
+        Duration,
+        Meta(ge=0, le=3600, description="time in which a new server comes to its share; `peak_ewma` only"),
+    ] = 10.0
 
 
 class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -315,6 +356,9 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Duration, Meta(ge=0, le=3600, description="how long a stop waits for requests under way")
     ] = 10.0
     adaptive_limit: AdaptiveLimit = AdaptiveLimit()
+    coloring: Annotated[Coloring, Meta(description="the mark that `clusters` of a route go by")] = Coloring(
+        baggage="color"
+    )
     tracing: Tracing = Tracing()
     access_log: AccessLog = AccessLog()
 

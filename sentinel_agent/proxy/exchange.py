@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from sentinel_agent.proxy.cluster import ClusterPool, Server
     from sentinel_agent.proxy.downstream import Downstream
     from sentinel_agent.proxy.encoding import Encoding
-    from sentinel_agent.proxy.routes import CompiledRoute
+    from sentinel_agent.proxy.routes import CompiledRoute, Way
+    from sentinel_agent.proxy.stats import RouteStats
+    from sentinel_agent.proxy.subsets import Subset
     from sentinel_agent.proxy.tracing import Place
     from sentinel_agent.proxy.upstream import UpstreamConnection
     from sentinel_agent.proxy.wire.body import ChunkedBody
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
 
 
 class Exchange:
-    """A request under way. `connection` is the upstream's, once there is one; `waiting` the task in which a filter waits."""
+    """A request under way. `connection` is the upstream's, once there is one; `waiting` the task in which a filter waits.
+
+    `stats` count it when it is over.
+    """
+
+    stats: RouteStats
 
     answered = answering.answered
     upstream_lost = recovery.upstream_lost
@@ -42,6 +49,8 @@ class Exchange:
     # Most of these never change in the life of a request: as defaults of the class they cost it nothing.
     route: CompiledRoute | None = None
     cluster: ClusterPool | None = None
+    subset: Subset[Server] | None = None
+    mark: bytes | None = None
     server: Server | None = None
     connection: UpstreamConnection | None = None
     response: ResponseHead | None = None
@@ -112,6 +121,7 @@ class Exchange:
     def enter(self, route: CompiledRoute) -> None:
         """It is under way on this route."""
         self.route = route
+        self.stats = route.stats
         route.stats.inflight += 1
         self.worker.exchanges.add(self)
 
@@ -157,20 +167,29 @@ class Exchange:
         if direct is not None:
             self.answer(Reply(direct.status, direct.body.encode()))
             return
-        pools = route.pools
-        if len(pools) == 1:
-            cluster = pools[0][1]
-        else:
-            share = self.worker.random.random()
-            cluster = next(pool for end, pool in pools if share < end)
-        self.cluster = cluster
-        if cluster.full:
+        way = route.ways[0] if len(route.ways) == 1 else self._choose(route)
+        self.cluster = cluster = way.pool
+        self.subset = way.subset
+        self.stats = way.stats
+        if not cluster.may_request():
             fail(self, flags.OVERFLOW, "requests")
             return
         cluster.active += 1
         self.counted = True
         self.first_try = self.start_time
         self.attempt()
+
+    def _choose(self, route: CompiledRoute) -> Way:
+        """By the mark that came with the request, if some way has it, else by weight; then it gets the way's mark."""
+        color, share = route.color, self.worker.random.random()
+        if color is not None and (mark := color.read(self.head.fields.get(color.field))) is not None:
+            for way in route.ways:
+                if way.mark == mark:
+                    return way
+            return next(way for way in route.unmarked if share < way.end)
+        way = next(way for way in route.ways if share < way.end)
+        self.mark = way.mark
+        return way
 
     def body(self, data: bytes, done: bool) -> None:
         """A piece of the request's body, `done` with the last one."""
@@ -218,9 +237,10 @@ class Exchange:
         assert cluster is not None, "it was chosen"
         self.tries += 1
         key = cluster.key(self.head, self.downstream.client)
-        server = cluster.pick(key, self.start_time)
+        pick = cluster.pick if self.subset is None else self.subset.pick
+        server = pick(key, self.start_time)
         if server is not None and server is self.server and len(cluster.servers) > 1:  # tried just now
-            server = cluster.pick(key, self.start_time)
+            server = pick(key, self.start_time)
         if server is None:
             fail(self, flags.NO_HEALTHY, cluster.name)
             return
@@ -228,7 +248,7 @@ class Exchange:
         connection = cluster.take(server) if not self.stale else None
         if connection is not None:
             self.send(connection)
-        elif not cluster.may_connect:
+        elif not cluster.may_connect():
             fail(self, flags.OVERFLOW, "connections")
         else:
             self.arm()

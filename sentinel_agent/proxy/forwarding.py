@@ -18,10 +18,16 @@ def upstream_head(exchange: Exchange, route: CompiledRoute, address: str) -> byt
     came = fields.get(b"x-forwarded-for") if exchange.downstream.listener.spec.trust_forwarded else None
     added = added_lines(exchange, route, address, head.target, came, b"x-request-id" in fields)
     removed = None if route.removed.isdisjoint(fields) else route.removed_pattern
+    color = route.color
+    if color is not None and exchange.mark is not None:
+        came_with = fields.get(color.field)
+        added += color.line(came_with, exchange.mark)
+        removed = lines_pattern((*route.removed, color.field))
     view = exchange.view
     if view is not None and view.edits:
         added += view.lines()
-        removed = lines_pattern((*route.removed, *view.names()))
+        own = (color.field,) if color is not None and exchange.mark is not None else ()
+        removed = lines_pattern((*route.removed, *own, *view.names()))
     target = route.rewritten(head.target)
     if target == b"":
         return b""

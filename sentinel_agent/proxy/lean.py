@@ -71,6 +71,7 @@ class LeanExchange(Exchange):
         server = connection.server
         self.cluster, self.server, self.connection = cluster, server, connection
         self.counted = self.sent = True
+        self.stats = route.ways[0].stats
         self.tries = 1
         cluster.active += 1
         server.active += 1
@@ -110,8 +111,8 @@ class LeanExchange(Exchange):
         worker.exchanges.discard(self)
         if self.slot >= 0 and worker.inflight is not None:
             worker.inflight.leave(self.slot)
-        stats = route.stats
-        stats.inflight -= 1
+        stats = self.stats
+        route.stats.inflight -= 1
         stats.requests += 1
         stats.seconds += seconds
         stats.bytes_in += self.bytes_in
@@ -140,7 +141,7 @@ def begin(downstream: Downstream, data: bytes) -> bool:  # noqa: PLR0911 - each 
     if route is None or not route.lean or route.held is not None or listener.draining:
         return False
     downstream.seen_fields = (fields, host)
-    cluster = route.pools[0][1]
+    cluster = route.ways[0].pool
     now = worker.now()
     server = cluster.pick(b"", now)
     if server is None or not server.idle or cluster.active >= cluster.most:

@@ -10,7 +10,8 @@ from sentinel_agent.proxy.downstream import Downstream
 from sentinel_agent.proxy.filters.loading import make_filter
 from sentinel_agent.proxy.records import RequestRecord
 from sentinel_agent.proxy.relay import Waiting
-from sentinel_agent.proxy.routes import CompiledRoute, RouteTable, request_pattern
+from sentinel_agent.proxy.routes import CompiledRoute, RouteTable, Way, request_pattern
+from sentinel_agent.proxy.stats import RouteStats
 from sentinel_agent.proxy.tls import ServerTls
 from sentinel_agent.proxy.tunnel import TcpSession
 from sentinel_agent.proxy.wire.faults import Limits
@@ -109,12 +110,16 @@ class HttpListener(BaseListener):
         self.limits = Limits(spec.limits.head, spec.limits.target, spec.limits.headers)
         self.lean_bytes = min(spec.limits.head, spec.limits.target, 16 * 1024)
         mark = config.adaptive_limit.load_test
-        self.pattern = request_pattern(spec, *([mark.name] if mark is not None else []))
-        self.routes = [CompiledRoute(spec, route, config.tracing) for route in spec.routes]
+        self.pattern = request_pattern(spec, config.coloring, *([mark.name] if mark is not None else []))
+        self.routes = [CompiledRoute(spec, route, config) for route in spec.routes]
         for route in self.routes:
-            route.pools = _shares(route.spec, clusters)
+            route.ways = _ways(route.spec, clusters)
+            route.unmarked = _unmarked(route.ways)
             route.lean = (
-                route.lean and len(route.pools) == 1 and route.pools[0][1].spec.load_balancer != "maglev"
+                route.lean
+                and len(route.ways) == 1
+                and route.ways[0].subset is None
+                and route.ways[0].pool.spec.load_balancer != "maglev"
             )
             route.filters = tuple(make_filter(use) for use in route.spec.filters)
             if route.spec.rate_limit is not None:
@@ -133,7 +138,8 @@ class HttpListener(BaseListener):
         for route in fresh.routes:
             before = known.get(route.name)
             if before is not None:
-                route.stats, route.held = before.stats, before.held
+                route.take_counts(before)
+                route.held = before.held
                 if before.spec.rate_limit == route.spec.rate_limit:
                     route.bucket = before.bucket
         self.limits, self.lean_bytes, self.pattern = fresh.limits, fresh.lean_bytes, fresh.pattern
@@ -146,17 +152,34 @@ class HttpListener(BaseListener):
         return Downstream(self)
 
 
-def _shares(route: Route, clusters: Mapping[str, ClusterPool]) -> tuple[tuple[float, ClusterPool], ...]:
-    """The clusters of a route, each with the end of its share of 1."""
+def _ways(route: Route, clusters: Mapping[str, ClusterPool]) -> tuple[Way, ...]:
+    """Where a route's requests go, each with the end of its share of 1; one of weight 0 is for those with its mark."""
     if route.cluster is not None:
-        return ((1.0, clusters[route.cluster]),)
+        pool = clusters[route.cluster]
+        subset = pool.subset(route.metadata_match) if route.metadata_match else None
+        return (Way(1.0, pool, subset, None, RouteStats()),)
     total = sum(each.weight for each in route.clusters)
+    stats = {each.name: RouteStats() for each in route.clusters}
     end, found = 0, []
     for each in route.clusters:
-        if each.weight:
+        if each.weight or each.mark is not None:
+            pool = clusters[each.name]
             end += each.weight
-            found.append((end / total, clusters[each.name]))
+            subset = pool.subset(each.metadata_match) if each.metadata_match else None
+            mark = None if each.mark is None else each.mark.encode()
+            found.append(Way(end / total, pool, subset, mark, stats[each.name]))
     return tuple(found)
+
+
+def _unmarked(ways: tuple[Way, ...]) -> tuple[Way, ...]:
+    """The ways without a mark, their shares made whole; where each has one, all."""
+    end, found, total = 0.0, [], 0.0
+    for way in ways:
+        if way.mark is None:
+            total += way.end - end
+            found.append(way._replace(end=total))
+        end = way.end
+    return tuple(way._replace(end=way.end / total) for way in found) if total > 0 else ways
 
 
 class TcpListener(BaseListener):

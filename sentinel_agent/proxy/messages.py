@@ -19,7 +19,7 @@ from sentinel_agent.proxy.stats import RouteCounts
 if TYPE_CHECKING:
     import socket
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_FRAME: Final = 4 * 1024 * 1024
 MAX_LEVELS: Final = 1000
 _LENGTH = struct.Struct(">I")
@@ -35,6 +35,16 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     routes: tuple[str, ...]
 
 
+class ClusterHealth(msgspec.Struct, frozen=True, array_like=True):
+    """A cluster as this worker sees it. `servers` are the first of them, each with whether it is fit."""
+
+    name: str
+    total: int
+    fit: int
+    panic: bool
+    servers: tuple[tuple[str, bool], ...]
+
+
 class Batch(msgspec.Struct, frozen=True, tag=True):
     """What is new. `time` is on the worker's monotonic clock; `dropped` records were never sent, since the start."""
 
@@ -44,6 +54,7 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
     dropped: int
     connections: int
     limit: LimitState | None = None
+    clusters: tuple[ClusterHealth, ...] = ()
 
 
 class TargetLevel(msgspec.Struct, frozen=True, array_like=True):

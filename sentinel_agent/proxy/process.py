@@ -26,6 +26,7 @@ from sentinel_agent.errors import OperatorError, SentinelError
 from sentinel_agent.proxy import control
 from sentinel_agent.proxy.config import load_proxy, parse_proxy
 from sentinel_agent.proxy.control import Configure, Drain, Ready, Refused
+from sentinel_agent.proxy.questions import answer_questions
 from sentinel_agent.proxy.reload import reload
 from sentinel_agent.proxy.tap import Tap
 from sentinel_agent.proxy.worker import Worker
@@ -45,9 +46,12 @@ Sockets = dict[str, socket.socket]
 class Serving:
     """A worker and what it is told: other configurations, and to leave."""
 
-    def __init__(self, worker: Worker, channel: socket.socket | None) -> None:
+    def __init__(
+        self, worker: Worker, channel: socket.socket | None, questions: socket.socket | None
+    ) -> None:
         self._worker = worker
         self._channel = channel
+        self._questions = questions
         self._stop = asyncio.Event()
         self._work = asyncio.Lock()
         self._leave: float | None = None
@@ -58,6 +62,8 @@ class Serving:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         await self._worker.start()
+        if self._questions is not None:
+            self._worker.spawn(answer_questions(self._questions, self._worker), "questions")
         settle()
         channel = self._channel
         if channel is not None:
@@ -118,7 +124,8 @@ async def serve(
         SentinelError, OSError: it cannot be made.
     """
     worker = Worker(config, sockets, tap=Tap(options.tap) if options.tap is not None else None)
-    await Serving(worker, channel).run(options.ready)
+    questions = None if options.questions is None else socket.socket(fileno=options.questions)
+    await Serving(worker, channel, questions).run(options.ready)
 
 
 def settle() -> None:
@@ -160,6 +167,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="without a supervisor: what to serve")
     parser.add_argument("--listen", action="append", default=[], metavar="NAME=FD")
     parser.add_argument("--ready", type=int)
+    parser.add_argument("--questions", type=int, help="the supervisor's other socket")
     parser.add_argument("--tap", type=Path, help="the agent's socket")
     parser.add_argument("--name", default="", help="shown in the list of processes")
     options = parser.parse_args()

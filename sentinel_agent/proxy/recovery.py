@@ -22,6 +22,10 @@ _GATEWAY: Final = (502, 503, 504)
 
 def connect_failed(exchange: Exchange, detail: str) -> None:
     """No connection came about."""
+    cluster, server = exchange.cluster, exchange.server
+    if cluster is not None and cluster.measured and server is not None:
+        now = exchange.worker.now()
+        server.measure(now - exchange.start_time, True, now)
     if not exchange.over:
         _failed(exchange, flags.CONNECT_FAILED, detail, retry=_wants(exchange, "connect"))
 
@@ -124,11 +128,12 @@ def _may_retry(exchange: Exchange) -> bool:
         return False
     if exchange.tries > route.spec.retry.attempts:
         return False
-    return exchange.retrying or cluster.may_retry
+    return exchange.retrying or cluster.may_retry()
 
 
 def _again(exchange: Exchange) -> None:
     assert exchange.cluster is not None, "it was tried before"
+    exchange.cluster.statistics.upstream_rq_retry += 1
     if not exchange.retrying:
         exchange.retrying = True
         exchange.cluster.retries += 1

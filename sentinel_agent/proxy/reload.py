@@ -36,6 +36,7 @@ async def reload(worker: Worker, config: ProxyConfig, sockets: Mapping[str, sock
     log_changed = before.access_log != config.access_log
     access_log = open_log(config) if log_changed else worker.access_log
 
+    await worker.upkeep.keep(clusters.values())
     worker.config = config
     for name, tls in secured.items():  # the files may have changed where the words have not
         clusters[name].tls = tls

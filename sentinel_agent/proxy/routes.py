@@ -7,9 +7,10 @@ twenty costs one match; conditions on methods, headers and queries are looked at
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qsl
 
+from sentinel_agent.proxy.coloring import Color
 from sentinel_agent.proxy.matching import header_test
 from sentinel_agent.proxy.routeframe import caller, waiter
 from sentinel_agent.proxy.stats import RouteStats
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sentinel_agent.proxy.bucket import TokenBucket
-    from sentinel_agent.proxy.cluster import ClusterPool
-    from sentinel_agent.proxy.config import HeaderEdits, HeaderMatch, Listener, QueryMatch, Route, Tracing
+    from sentinel_agent.proxy.cluster import ClusterPool, Server
+    from sentinel_agent.proxy.config import HeaderEdits, HeaderMatch, Listener, ProxyConfig, QueryMatch, Route
+    from sentinel_agent.proxy.config_upstream import Coloring
     from sentinel_agent.proxy.filters.loading import RouteFilter
     from sentinel_agent.proxy.limiter import Held
+    from sentinel_agent.proxy.subsets import Subset
     from sentinel_agent.proxy.wire.head import RequestHead
 
 
@@ -32,18 +35,33 @@ _PATH: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*")
 _MAX_QUERY = 100
 
 
+class Way(NamedTuple):
+    """Where some of a route's requests go: a cluster, or servers of it. `end` is the end of its share of 1.
+
+    Requests with the mark `mark` come here whatever the shares. `stats` count what was sent this way.
+    """
+
+    end: float
+    pool: ClusterPool
+    subset: Subset[Server] | None
+    mark: bytes | None
+    stats: RouteStats
+
+
 class CompiledRoute:
     """A route and what can be known of it before any request. `removed` holds the fields that ours take the place of.
 
-    `bucket`, `filters` and `pools` (clusters, each with the end of its share of 1) are filled in by the worker, `number` is its place
-    among all routes of the worker, `held` what the adaptive limiter lets it have; its `key` stays over a reload. `call` and `wait` leave the
-    route's name in the stack.
+    `bucket`, `filters` and `ways` are filled in by the worker, `number` is its place among all routes of the worker, `held`
+    what the adaptive limiter lets it have; its `key` stays over a reload. `stats` are of requests that were sent to no
+    cluster, but for `inflight`, which is of all; `color` reads and writes marks, where the route goes by them, and
+    `unmarked` are the ways of requests whose mark no way has. `call` and `wait` leave the route's name in the stack.
     """
 
     __slots__ = (
         "added",
         "bucket",
         "call",
+        "color",
         "conditions",
         "filters",
         "held",
@@ -54,7 +72,6 @@ class CompiledRoute:
         "name",
         "number",
         "passthrough",
-        "pools",
         "removed",
         "removed_pattern",
         "response_added",
@@ -62,10 +79,12 @@ class CompiledRoute:
         "response_removed",
         "spec",
         "stats",
+        "unmarked",
         "wait",
+        "ways",
     )
 
-    def __init__(self, listener: Listener, spec: Route, tracing: Tracing) -> None:
+    def __init__(self, listener: Listener, spec: Route, config: ProxyConfig) -> None:
         self.name = spec.name
         self.call = caller(spec.name)
         self.wait = waiter(spec.name)
@@ -77,14 +96,17 @@ class CompiledRoute:
         self.bucket: TokenBucket | None = None
         self.held: Held | None = None
         self.filters: tuple[RouteFilter, ...] = ()
-        self.pools: tuple[tuple[float, ClusterPool], ...] = ()
+        self.ways: tuple[Way, ...] = ()
+        self.unmarked: tuple[Way, ...] = ()
+        marked = any(each.mark is not None for each in spec.clusters)
+        self.color = Color(config.coloring) if marked else None
         self.conditions = _conditions(spec)
         self.added = _lines(spec.request_headers)
         removed = {
             name.encode().lower() for name in (*spec.request_headers.set, *spec.request_headers.remove)
         }
         if spec.trace:
-            for each in tracing.write:
+            for each in config.tracing.write:
                 removed.update(HEADERS[each])
         if spec.forwarded:
             removed.update((b"x-forwarded-for", b"x-forwarded-proto"))
@@ -114,7 +136,21 @@ class CompiledRoute:
             or spec.auto_host_rewrite
             or spec.prefix_rewrite
             or spec.regex_rewrite
+            or marked
         )
+
+    def take_counts(self, before: CompiledRoute) -> None:
+        """Go on with the counts of the route in whose place this one is; those of clusters that it left are gone."""
+        self.stats, known = before.stats, before.all_stats
+        self.ways = tuple(way._replace(stats=known.get(way.pool.name, way.stats)) for way in self.ways)
+        self.unmarked = tuple(
+            way._replace(stats=known.get(way.pool.name, way.stats)) for way in self.unmarked
+        )
+
+    @property
+    def all_stats(self) -> dict[str, RouteStats]:
+        """By the name of the cluster; by none, of requests that were sent nowhere."""
+        return {"": self.stats} | {way.pool.name: way.stats for way in self.ways}
 
     def rewritten(self, target: bytes) -> bytes | None:
         """The target as the upstream gets it; None where it stays. What a rewrite makes of it may be no path: b""."""
@@ -136,7 +172,7 @@ def _lines(edits: HeaderEdits) -> bytes:
     return b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in lines)
 
 
-def request_pattern(listener: Listener, *others: str) -> re.Pattern[bytes]:
+def request_pattern(listener: Listener, coloring: Coloring, *others: str) -> re.Pattern[bytes]:
     """The expression that takes out of a head every field that some route of the listener reads or replaces, and `others`."""
     names: dict[bytes, None] = dict.fromkeys((*REQUEST_FIELDS, *(name.lower().encode() for name in others)))
     for route in listener.routes:
@@ -147,6 +183,8 @@ def request_pattern(listener: Listener, *others: str) -> re.Pattern[bytes]:
         edits = route.request_headers
         used = (*edits.set, *edits.remove, *(header.name for header in route.match.headers))
         names |= dict.fromkeys(name.lower().encode() for name in used)
+        if any(each.mark is not None for each in route.clusters):
+            names |= {Color(coloring).field: None}
     return fields_pattern(names)
 
 

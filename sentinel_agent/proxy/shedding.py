@@ -95,7 +95,13 @@ class Shedding:
 
     def _spent(self) -> dict[str, tuple[int, float]]:
         """Requests that ended on each route, and the seconds they took."""
-        return {route.key: (route.stats.requests, route.stats.seconds) for route in self._routes()}
+        return {
+            route.key: (
+                sum(each.requests for each in route.all_stats.values()),
+                sum(each.seconds for each in route.all_stats.values()),
+            )
+            for route in self._routes()
+        }
 
     def _came(self) -> dict[str, int]:
         """Requests that came to each route."""

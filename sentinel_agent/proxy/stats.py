@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 BUCKETS: Final = 128
 MAX_EVENTS: Final = 64
@@ -99,10 +100,15 @@ class RouteStats:
 
 
 class RouteCounts(msgspec.Struct, frozen=True, array_like=True):
-    """`RouteStats` at one moment, as it is sent to the agent."""
+    """`RouteStats` at one moment, as it is sent to the agent.
+
+    Without a `cluster`: of the requests that were sent to none, but `inflight` is then of all of the route. Histograms are
+    empty where there was no request.
+    """
 
     listener: str
     route: str
+    cluster: str
     requests: int
     errors: int
     self_failed: int
@@ -116,11 +122,13 @@ class RouteCounts(msgspec.Struct, frozen=True, array_like=True):
     events: dict[str, int] = {}
 
 
-def counts_of(listener: str, route: str, stats: RouteStats) -> RouteCounts:
+def counts_of(listener: str, route: str, cluster: str, stats: RouteStats) -> RouteCounts:
     """A copy."""
+    any_yet = stats.requests > 0
     return RouteCounts(
         listener,
         route,
+        cluster,
         stats.requests,
         stats.errors,
         stats.self_failed,
@@ -129,7 +137,52 @@ def counts_of(listener: str, route: str, stats: RouteStats) -> RouteCounts:
         stats.bytes_out,
         list(stats.classes),
         dict(stats.flags),
-        list(stats.latency),
-        list(stats.own),
+        list(stats.latency) if any_yet else [],
+        list(stats.own) if any_yet else [],
         dict(stats.events),
     )
+
+
+def by_route(counts: Sequence[RouteCounts]) -> list[RouteCounts]:
+    """The counts of each route over all its clusters, in the order of the first of each."""
+    found: dict[tuple[str, str], list[RouteCounts]] = {}
+    for each in counts:
+        found.setdefault((each.listener, each.route), []).append(each)
+    return [_together(rows) for rows in found.values()]
+
+
+def _together(rows: Sequence[RouteCounts]) -> RouteCounts:
+    return RouteCounts(
+        rows[0].listener,
+        rows[0].route,
+        "",
+        sum(row.requests for row in rows),
+        sum(row.errors for row in rows),
+        sum(row.self_failed for row in rows),
+        sum(row.inflight for row in rows),
+        sum(row.bytes_in for row in rows),
+        sum(row.bytes_out for row in rows),
+        added([row.classes for row in rows]),
+        _tally([row.flags for row in rows]),
+        added([row.latency for row in rows]),
+        added([row.own for row in rows]),
+        _tally([row.events for row in rows]),
+    )
+
+
+def _tally(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for each in counts:
+        for name, count in each.items():
+            found[name] = found.get(name, 0) + count
+    return found
+
+
+def added(lists: Sequence[Sequence[int]]) -> list[int]:
+    """The sums place by place; a list that is shorter has zeros there."""
+    return [sum(values) for values in zip_longest(*lists, fillvalue=0)]
+
+
+def difference(after: Sequence[int], before: Sequence[int]) -> list[int]:
+    """What came to each place of `after` since `before`, which may be shorter."""
+    return [count - earlier for count, earlier in zip_longest(after, before[: len(after)], fillvalue=0)]

@@ -37,7 +37,7 @@ async def ask(
     Raises:
         OSError: there was no answer.
     """
-    if cluster.full:
+    if not cluster.may_request():
         raise ConnectionError(f"{cluster.name} has all it may have")
     cluster.active += 1
     try:
@@ -60,7 +60,7 @@ async def _connection(worker: Worker, cluster: ClusterPool, key: bytes, *, fresh
     connection = None if fresh else cluster.take(server)
     if connection is not None:
         return connection
-    if not cluster.may_connect:
+    if not cluster.may_connect():
         raise ConnectionError(f"{cluster.name} has all the connections that it may have")
     cluster.pending += 1
     try:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from sentinel_agent.config.files import fingerprint
 from sentinel_agent.config.watch import FileWatch, changed
 from sentinel_agent.errors import OperatorError, SentinelError
+from sentinel_agent.proxy.administration import Administration
 from sentinel_agent.proxy.children import END_SECONDS, Served, end_all, start_worker
 from sentinel_agent.proxy.config import load_proxy
 from sentinel_agent.proxy.expiry import warnings_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sentinel_agent.clock import Clock
+    from sentinel_agent.proxy.admin_views import State
     from sentinel_agent.proxy.children import WorkerProcess
     from sentinel_agent.proxy.upgrade import Door, Successor
 
@@ -57,7 +59,7 @@ class Reloads:
 class Supervisor:
     """Runs `count_of(configuration)` workers and, if `agent_command` is given, the agent.
 
-    `tell` gets a line of text for people. `token` marks the workers' command lines, so that the agent finds them.
+    `admin` is the path of the admin socket. `tell` gets a line of text for people. `token` marks the workers' command lines, so that the agent finds them.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Supervisor:
         agent_command: Sequence[str] | None,
         agent_socket: socket.socket | None,
         door: Door,
+        admin: Path,
         clock: Clock,
         tell: Callable[[str], None],
     ) -> None:
@@ -94,6 +97,9 @@ class Supervisor:
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._agent_keeper: asyncio.Task[None] | None = None
         self._lifeline_read, self._lifeline_write = os.pipe()
+        self._started = False
+        self._drained = False
+        self._administration = Administration(admin, self, clock)
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -109,22 +115,24 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                duties = [group.create_task(self._administration.run())]
                 try:
                     await self._start_workers()
+                    self._started = True
                     if successor is not None:
                         await successor.ready(self.tell)
                     self.start_agent()
                     self._open_door()
-                    duties = [group.create_task(self._watch()), group.create_task(self._door.run(self))]
+                    duties += [group.create_task(self._watch()), group.create_task(self._door.run(self))]
                     if successor is not None:
                         duties.append(group.create_task(successor.settle()))
                     await stop.wait()
-                    for task in (*duties, *self._keepers.values()):
-                        task.cancel()
                 finally:
                     stop.set()
                     self._door.close()
                     await self._end()
+                    for task in (*duties, *self._keepers.values()):
+                        task.cancel()
         except* SentinelError as found:
             raise found.exceptions[0] from None
         finally:
@@ -142,6 +150,29 @@ class Supervisor:
         self._workers.clear()
         self._leaving.clear()
         self._agent = None
+
+    # -- for the admin side --------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Where in its life the proxy is."""
+        if not self._started:
+            return "INITIALIZING"
+        draining = self._drained or self._stopping.is_set() or (self._leaving and not self._workers)
+        return "DRAINING" if draining else "LIVE"
+
+    def workers(self) -> list[WorkerProcess]:
+        """Those that serve, and those that leave."""
+        return [*self._workers.values(), *self._leaving]
+
+    async def drain_listeners(self) -> None:
+        """Let nothing new in: no change, no successor, no other worker, and no connection once the workers know of it."""
+        if self.state == "DRAINING":
+            return
+        async with self.changing:
+            self._drained = True
+            close(self.served.bound)
+        self.tell("the listeners are drained: nothing new is accepted")
 
     # -- workers -------------------------------------------------------------------------------------------------
 
@@ -177,6 +208,9 @@ class Supervisor:
             born = self._clock.monotonic()
             status = await worker.wait()
             if self._stopping.is_set():
+                return
+            if self._drained:
+                self.tell(f"worker {slot} (pid {worker.pid}) ended with status {status}, drained")
                 return
             young = young + 1 if self._clock.monotonic() - born < YOUNG_SECONDS else 0
             self.tell(f"worker {slot} (pid {worker.pid}) ended with status {status}: starting another")
@@ -329,6 +363,8 @@ class Supervisor:
         Raises:
             SentinelError: it is as it was.
         """
+        if self._drained:
+            raise OperatorError("the listeners are drained")
         loaded = await asyncio.to_thread(load_proxy, self._path)
         old = self.served
         bound = tuple(bind(loaded.config, old.bound))

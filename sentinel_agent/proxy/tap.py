@@ -10,12 +10,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sentinel_agent.proxy.inflight import InFlightTable
-from sentinel_agent.proxy.messages import VERSION, Batch, Hello, Levels, decode, encode, receive
+from sentinel_agent.proxy.messages import (
+    VERSION,
+    Batch,
+    ClusterHealth,
+    Hello,
+    Levels,
+    decode,
+    encode,
+    receive,
+)
 from sentinel_agent.proxy.stats import counts_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sentinel_agent.proxy.cluster import ClusterPool
     from sentinel_agent.proxy.records import RequestRecord
     from sentinel_agent.proxy.worker import Worker
 
@@ -24,6 +34,15 @@ SEND_SECONDS = 2.0
 RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0)
 MAX_HELD = 1000
 """Records held for the next batch; the oldest make room and are counted."""
+
+
+MAX_SERVERS = 64
+"""Servers of a cluster that are named; all are counted."""
+
+
+def _health(pool: ClusterPool) -> ClusterHealth:
+    servers = tuple((server.address, server.fit) for server in pool.servers[:MAX_SERVERS])
+    return ClusterHealth(pool.name, len(pool.servers), pool.fit, pool.panic, servers)
 
 
 class Tap:
@@ -92,15 +111,16 @@ class Tap:
             records = tuple(self._held)
             self._held.clear()
             counts = tuple(
-                counts_of(listener.spec.name, route.name, route.stats)
+                counts_of(listener.spec.name, route.name, cluster, stats)
                 for listener in worker.http
                 for route in listener.routes
+                for cluster, stats in route.all_stats.items()
             )
             connections = sum(len(each.connections) for each in worker.http)
             connections += sum(len(each.connections) for each in worker.tcp)
-            batch = encode(
-                Batch(worker.now(), counts, records, self.dropped, connections, worker.shedding.state())
-            )
+            health = tuple(map(_health, worker.clusters.values()))
+            limit = worker.shedding.state()
+            batch = encode(Batch(worker.now(), counts, records, self.dropped, connections, limit, health))
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await loop.sock_sendall(sock, batch)

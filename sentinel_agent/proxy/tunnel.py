@@ -89,15 +89,22 @@ class TcpSession:
         server = self._server = cluster.pick(self._address.encode(), self._started)
         if server is None:
             return None, flags.NO_HEALTHY
-        if not cluster.may_connect:
+        if not cluster.may_connect():
             return None, flags.OVERFLOW
         cluster.pending += 1
+        failed = True
         try:
-            return await self._worker.open(cluster, server), None
+            connection = await self._worker.open(cluster, server)
+            failed = False
         except (OSError, TimeoutError):
             return None, flags.CONNECT_FAILED
+        else:
+            return connection, None
         finally:
             cluster.pending -= 1
+            if cluster.measured:
+                now = self._worker.now()
+                server.measure(now - self._started, failed, now)
 
     def _ended(self, relay: Relay) -> None:
         self._listener.connections.discard(relay)

@@ -22,7 +22,7 @@ import hashlib
 import os
 import socket
 import struct
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,10 +31,10 @@ from sentinel_agent.proxy import control
 from sentinel_agent.proxy.children import Served, receive
 from sentinel_agent.proxy.config import parse_proxy
 from sentinel_agent.proxy.control import Configure, Ready, Refused, Released, Settled, Upgrade
-from sentinel_agent.proxy.sockets import Bound
+from sentinel_agent.proxy.sockets import Bound, reachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sentinel_agent.proxy.supervisor import Supervisor
 
@@ -52,16 +52,6 @@ def door_path(data_dir: Path, config_path: Path) -> Path:
     """Where the supervisor of this configuration file is asked to hand over."""
     name = hashlib.blake2b(os.fsencode(config_path.resolve()), digest_size=6).hexdigest()
     return data_dir / f"proxy-{name}.sock"
-
-
-@contextmanager
-def _reachable(path: Path) -> Iterator[str]:
-    """A path to the same place that is short enough for a socket (unix(7): 108 bytes)."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
 
 
 class Door:
@@ -83,7 +73,7 @@ class Door:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _reachable(self._path) as path:
+            with reachable(self._path) as path:
                 Path(path).unlink(missing_ok=True)
                 sock.bind(path)
                 Path(path).chmod(0o600)
@@ -134,6 +124,9 @@ class Door:
                 control.send(successor, Refused(reason))
                 return
             async with supervisor.changing:
+                if supervisor.state == "DRAINING":
+                    control.send(successor, Refused("its listeners are drained"))
+                    return
                 supervisor.tell("another supervisor takes over")
                 supervisor.served.send(successor)
                 async with asyncio.timeout(READY_SECONDS):
@@ -209,7 +202,7 @@ def take_over(path: Path) -> Successor:
     try:
         sock.settimeout(ANSWER_SECONDS)
         try:
-            with _reachable(path) as address:
+            with reachable(path) as address:
                 sock.connect(address)
         except OSError:
             raise OperatorError(

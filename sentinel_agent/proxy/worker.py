@@ -24,6 +24,7 @@ from sentinel_agent.proxy.recovery import connect_failed, refused
 from sentinel_agent.proxy.shedding import Shedding
 from sentinel_agent.proxy.tls import words_of
 from sentinel_agent.proxy.tracing import Tracer
+from sentinel_agent.proxy.upkeep import Upkeep
 from sentinel_agent.proxy.upstream import UpstreamConnection
 from sentinel_agent.proxy.wheel import SLOTS_PER_SECOND, Wheel
 from sentinel_agent.proxy.wire.head import SILENT
@@ -57,7 +58,7 @@ class Worker:
         """Build everything; `tap` is told of the requests that are worth it (sampled, failed, slow).
 
         Raises:
-            OperatorError: a filter cannot be made.
+            OperatorError: a filter or a resolver cannot be made.
             OSError: the access log cannot be opened.
         """
         self.now = time.monotonic  # noqa: TID251 - on the path of every request a call through a Clock is too dear
@@ -69,6 +70,7 @@ class Worker:
         self.exchanges: set[Exchange] = set()
         self.relays: set[Relay] = set()
         self.tracer = Tracer(config.tracing, config.service, socket.gethostname(), self.random)
+        self.upkeep = Upkeep(self)
         self.clusters: dict[str, ClusterPool] = {}
         self.clusters = self.make_clusters(config)
         self.http: list[HttpListener] = []
@@ -100,13 +102,14 @@ class Worker:
         """The clusters of a configuration; one that is as it was stays what it is.
 
         Raises:
-            OperatorError: a file of one is of no use.
+            OperatorError: a file of one is of no use, or nothing can look its names up.
         """
         now, found = self.now(), {}
         for spec in config.clusters:
             before = self.clusters.get(spec.name)
             same = before is not None and before.spec == spec
             found[spec.name] = before if before is not None and same else ClusterPool(spec, self.random, now)
+        self.upkeep.resolvers(found.values())
         return found
 
     def make_listeners(self, config: ProxyConfig, clusters: Mapping[str, ClusterPool]) -> list[BaseListener]:
@@ -132,8 +135,9 @@ class Worker:
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Accept connections."""
+        """Accept connections, once the clusters have had a moment to find their servers."""
         self._loop = asyncio.get_running_loop()
+        await self.upkeep.keep(self.clusters.values())
         for listener in (*self.http, *self.tcp):
             await self.listen(listener, self._sockets[listener.spec.name])
         self.spawn(self._turn_wheel(), "deadlines")
@@ -174,6 +178,13 @@ class Worker:
         for each in tuple(listener.connections):
             each.end()
 
+    def drain_listeners(self) -> None:
+        """Accept no more; every answer from now on is its connection's last, and idle connections may have one more."""
+        for name in tuple(self._servers):
+            self.accept_no_more(name)
+        for listener in (*self.http, *self.tcp):
+            listener.draining = True
+
     async def stop(self, drain: float, *, leave_idle: bool = False) -> None:
         """Accept no more, let requests under way end for `drain` seconds, and close what is left.
 
@@ -182,11 +193,8 @@ class Worker:
         if self.draining:
             return
         self.draining = True
-        for name in tuple(self._servers):
-            self.accept_no_more(name)
+        self.drain_listeners()
         listeners = (*self.http, *self.tcp)
-        for listener in listeners:
-            listener.draining = True
         clients = [client for listener in self.http for client in listener.connections]
         if leave_idle:
             await asyncio.gather(*(self.drain(listener, drain) for listener in listeners))
@@ -216,13 +224,19 @@ class Worker:
             client.close()
         for connection in idle:
             connection.close()
+        await self.upkeep.close()
         await asyncio.sleep(0)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
         """Run `work` as a task that is cancelled with the worker; its name shows in a task dump."""
+        _ = self.start_task(work, name)
+
+    def start_task(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """The same, for who wants to end it before."""
         task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -281,19 +295,35 @@ class Worker:
         Raises:
             OSError, TimeoutError: it did not come about.
         """
+        counts = cluster.statistics
+        counts.upstream_cx_total += 1
+        connection = UpstreamConnection(self, cluster, server)
+        try:
+            async with asyncio.timeout(cluster.spec.connect_timeout):
+                transport = await self.dial(lambda: connection, cluster, server)
+        except (OSError, TimeoutError):
+            counts.upstream_cx_connect_fail += 1
+            raise
+        transport.set_write_buffer_limits(high=64 * 1024)
+        return connection
+
+    async def dial(
+        self, make: Callable[[], asyncio.Protocol], cluster: ClusterPool, server: Server
+    ) -> asyncio.Transport:
+        """Connect to a server as its cluster wants it, for requests and for health checks alike.
+
+        Raises:
+            OSError: it did not come about.
+        """
         tls = cluster.tls
         secured: dict[str, Any] = {}
         if tls is not None:
-            secured = {"ssl": tls.context, "server_hostname": tls.spec.sni or server.host}
-        async with asyncio.timeout(cluster.spec.connect_timeout):
-            transport, connection = await self._loop.create_connection(
-                lambda: UpstreamConnection(self, cluster, server), server.host, server.port, **secured
-            )
+            secured = {"ssl": tls.context, "server_hostname": tls.spec.sni or server.name}
+        transport, _ = await self._loop.create_connection(make, server.host, server.port, **secured)
         if tls is not None and (stranger := tls.stranger(transport)):
             transport.abort()
             raise ssl.SSLError(stranger)
-        transport.set_write_buffer_limits(high=64 * 1024)
-        return connection
+        return transport
 
     def keep(self, record: RequestRecord, *, notable: bool) -> None:
         """To the access log, and to the agent if it is worth it."""

@@ -9,7 +9,7 @@ import msgspec
 
 from sentinel_agent.capture.base import CapturedFile, CaptureResult
 from sentinel_agent.errors import TargetError
-from sentinel_agent.proxy.stats import quantile
+from sentinel_agent.proxy.stats import by_route, quantile
 from sentinel_agent.tap.hub import RECENT_SECONDS
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def describe(view: WorkerView, wall: float, monotonic: float) -> dict[str, Any]:
                 "latency_p99": quantile(each.latency, 0.99),
                 "own_p99": quantile(each.own, 0.99),
             }
-            for each, (rate, before) in zip(batch.counts if batch else (), rates, strict=False)
+            for each, (rate, before) in zip(by_route(batch.counts if batch else ()), rates, strict=False)
         ],
         "adaptive_limit": batch.limit if batch else None,
         "records_dropped": batch.dropped if batch else 0,

@@ -1,9 +1,10 @@
-"""Hands on what the proxy's workers tell: requests that are over, counted by route, and as spans where they are sampled."""
+"""Hands on what the proxy's workers tell: requests by route, and as spans where sampled; health of clusters."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sentinel_agent.tap.clusters import ClusterMeter
 from sentinel_agent.tap.requests import RequestMeter
 from sentinel_agent.tap.spans import spans_of
 
@@ -22,12 +23,16 @@ class RequestForwarder:
         self._clock = clock
         self._instance = instance
         self._meter = RequestMeter()
+        self._clusters = ClusterMeter()
 
     def __call__(self, worker: WorkerView, records: tuple[RequestRecord, ...]) -> None:
         """Requests of `worker` are over."""
         if self._exports.wants("metrics"):
-            for delta in self._meter.deltas(worker, self._clock.wall(), self._instance):
+            now = self._clock.wall()
+            for delta in self._meter.deltas(worker, now, self._instance):
                 self._exports.offer("metrics", delta)
+            for reading in self._clusters.readings(worker, now, self._instance):
+                self._exports.offer("metrics", reading)
         if not self._exports.wants("spans"):
             return
         for record in records:

@@ -98,7 +98,7 @@ class WorkerView:
         return [entry[2] for entry in sorted(self._slowest, reverse=True)]
 
     def rates(self, seconds: float) -> list[tuple[float, float | None]]:
-        """Requests a second of each of the batch's counts, over the last `seconds` and over what is remembered from before.
+        """Requests a second of each of the batch's routes, over the last `seconds` and over what is remembered from before.
 
         The latter is None where nothing is.
         """
@@ -111,8 +111,8 @@ class WorkerView:
         )
         return [
             (
-                (count - earlier) / (end - edge) if end > edge else 0.0,
-                (earlier - earliest) / (edge - begin) if edge > begin else None,
+                max(0.0, (count - earlier) / (end - edge)) if end > edge else 0.0,
+                max(0.0, (earlier - earliest) / (edge - begin)) if edge > begin else None,
             )
             for count, earlier, earliest in zip(last, middle, first, strict=False)
         ]
@@ -134,7 +134,12 @@ class WorkerView:
 
 
 def _requests(batch: Batch) -> array[int]:
-    return array("Q", (each.requests for each in batch.counts))
+    """Of each route, over its clusters."""
+    found: dict[tuple[str, str], int] = {}
+    for each in batch.counts:
+        key = (each.listener, each.route)
+        found[key] = found.get(key, 0) + each.requests
+    return array("Q", found.values())
 
 
 class TapHub:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sentinel_agent.probes.base import Moment, Subject, collect
-from sentinel_agent.proxy.stats import BUCKETS, quantile
+from sentinel_agent.proxy.stats import BUCKETS, difference, quantile
 
 if TYPE_CHECKING:
     from sentinel_agent.core.model import Reading
@@ -45,15 +45,15 @@ class ProxyProbe:
 def _between(before: Batch, after: Batch) -> dict[str, float]:
     """What happened from one batch to a later one of the same worker."""
     seconds = after.time - before.time
-    known = {(each.listener, each.route): each for each in before.counts}
+    known = {(each.listener, each.route, each.cluster): each for each in before.counts}
     requests = errors = 0
     latency = [0] * BUCKETS
     for each in after.counts:
-        earlier = known.get((each.listener, each.route))
+        earlier = known.get((each.listener, each.route, each.cluster))
         requests += each.requests - (earlier.requests if earlier else 0)
         errors += each.errors - (earlier.errors if earlier else 0)
-        for index, count in enumerate(each.latency[:BUCKETS]):
-            latency[index] += count - (earlier.latency[index] if earlier else 0)
+        for index, count in enumerate(difference(each.latency[:BUCKETS], earlier.latency if earlier else [])):
+            latency[index] += count
     if requests < 0:  # a worker of the same process id that began anew
         return {}
     values = {

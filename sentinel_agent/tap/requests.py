@@ -11,7 +11,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from sentinel_agent.export.base import DURATION_BOUNDS, RequestDelta
-from sentinel_agent.proxy.stats import BUCKETS, upper_bound
+from sentinel_agent.proxy.stats import BUCKETS, difference, upper_bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class RequestMeter:
         self._before: dict[int, tuple[float, Batch]] = {}
 
     def deltas(self, worker: WorkerView, now: float, instance: str) -> Iterator[RequestDelta]:
-        """What has ended since the last time, of each route that had requests; nothing within a second of it.
+        """What has ended since the last time, of each route and cluster that had requests; nothing within a second of it.
 
         `now` is in seconds since the epoch. The first time only sets the mark: what was before is not of this second.
         """
@@ -51,9 +51,9 @@ class RequestMeter:
         if known is None:
             return
         since, before = known
-        earlier = {(each.listener, each.route): each for each in before.counts}
+        earlier = {(each.listener, each.route, each.cluster): each for each in before.counts}
         for counts in batch.counts:
-            found = _delta(earlier.get((counts.listener, counts.route)), counts)
+            found = _delta(earlier.get((counts.listener, counts.route, counts.cluster)), counts)
             if found is not None:
                 classes, buckets, seconds = found
                 yield RequestDelta(
@@ -66,6 +66,7 @@ class RequestMeter:
                     classes=classes,
                     buckets=buckets,
                     seconds=seconds,
+                    cluster=counts.cluster,
                 )
 
 
@@ -73,8 +74,8 @@ def _delta(
     before: RouteCounts | None, after: RouteCounts
 ) -> tuple[tuple[int, ...], tuple[int, ...], float] | None:
     """Requests by class of status, by bucket, and their seconds; None of no requests, or of a worker that began anew."""
-    classes = _minus(after.classes[:6], before.classes if before else [])
-    latency = _minus(after.latency[:BUCKETS], before.latency if before else [])
+    classes = difference(after.classes[:6], before.classes if before else [])
+    latency = difference(after.latency[:BUCKETS], before.latency if before else [])
     if min(classes, default=0) < 0 or min(latency, default=0) < 0 or not any(latency):
         return None
     buckets = [0] * (len(DURATION_BOUNDS) + 1)
@@ -84,8 +85,3 @@ def _delta(
             buckets[_COARSE[index]] += count
             seconds += count * _MIDDLE[index]
     return tuple(classes), tuple(buckets), seconds
-
-
-def _minus(after: list[int], before: list[int]) -> list[int]:
-    padded = [*before[: len(after)], *([0] * (len(after) - len(before)))]
-    return [count - earlier for count, earlier in zip(after, padded, strict=True)]

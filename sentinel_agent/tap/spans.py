@@ -92,6 +92,8 @@ def _attributes(record: RequestRecord) -> dict[str, AttributeValue]:
         "http.route": record.route,
         "sentinel.listener": record.listener,
     }
+    if record.cluster:
+        found["sentinel.cluster"] = record.cluster
     if record.host:
         found["server.address"] = record.host
     if record.flags:

@@ -14,6 +14,7 @@ from sentinel_agent.core.redact import (
     MAX_ARGUMENTS,
     REDACTED,
     redact_command,
+    redact_document,
     redact_environment,
     redact_text,
 )
@@ -226,3 +227,17 @@ def test_only_harmless_variables_keep_their_value() -> None:
 def test_no_environment_breaks_redaction_and_every_name_is_kept(environment: dict[str, str]) -> None:
     """Hostile names and values."""
     assert list(redact_environment(environment)) == list(environment)
+
+
+def test_a_document_loses_what_stands_under_secret_names() -> None:
+    """At any depth; numbers, names and plain text stay."""
+    document = {
+        "filters": [{"api_key": "hunter2", "limit": 3, "url": "http://u:hunter2@h/"}],
+        "headers": {"Authorization": "Bearer hunter2", "X-Plain": "words"},
+        "password": None,
+    }
+    shown = redact_document(document)
+    assert "hunter2" not in repr(shown)
+    assert shown["filters"][0]["limit"] == 3
+    assert shown["headers"]["X-Plain"] == "words"
+    assert list(shown) == list(document)

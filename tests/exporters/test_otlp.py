@@ -32,7 +32,14 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from sentinel_agent.core.event import IncidentLost, IncidentOpened, IncidentSealed, TargetGone
 from sentinel_agent.core.span import Endpoint, SpanEvent
-from sentinel_agent.export.base import DURATION_BOUNDS, AgentReading, RequestDelta, SendError, Signal
+from sentinel_agent.export.base import (
+    DURATION_BOUNDS,
+    AgentReading,
+    ClusterReading,
+    RequestDelta,
+    SendError,
+    Signal,
+)
 from sentinel_exporters._common import incident_ids
 from sentinel_exporters.otlp import Options, OtlpExporter
 from tests.export.support import NOW, TARGET, group, readings, span
@@ -218,10 +225,22 @@ def test_what_is_counted_since_the_last_tick_is_a_delta() -> None:
     assert youngest.time_unix_nano == int((NOW + 2) * 1e9)
 
 
+def test_the_health_of_the_proxys_clusters_is_gauges() -> None:
+    """Servers by state, and each by its address."""
+    reading = ClusterReading(NOW, "gateway", "host-1", "back", 3, 2, False, (("a:1", True), ("b:1", False)))
+    (resource,) = ExportMetricsServiceRequest.FromString(body("metrics", reading)).resource_metrics
+    assert plain(resource.resource.attributes)["service.name"] == "gateway"
+    count, servers = resource.scope_metrics[0].metrics
+    found = {plain(each.attributes)["sentinel.state"]: each.as_double for each in count.gauge.data_points}
+    assert (count.name, found) == ("sentinel.proxy.cluster.endpoints", {"healthy": 2.0, "unhealthy": 1.0})
+    known = {plain(each.attributes)["server.address"]: each.as_double for each in servers.gauge.data_points}
+    assert (servers.name, known) == ("sentinel.proxy.endpoint.healthy", {"a:1": 1.0, "b:1": 0.0})
+
+
 def test_requests_of_the_proxy_are_a_histogram() -> None:
     """By the conventions' name and bounds, counted from one second to the next, with the route as attribute."""
     delta = RequestDelta(
-        NOW + 1, NOW, "gateway", "host-1", "web", "all", (0, 0, 3, 0, 0, 0), (1, 2, *[0] * 13), 0.02
+        NOW + 1, NOW, "gateway", "host-1", "web", "all", (0, 0, 3, 0, 0, 0), (1, 2, *[0] * 13), 0.02, "back"
     )
     (resource,) = ExportMetricsServiceRequest.FromString(body("metrics", delta)).resource_metrics
     assert plain(resource.resource.attributes)["service.name"] == "gateway"
@@ -235,7 +254,11 @@ def test_requests_of_the_proxy_are_a_histogram() -> None:
     assert (point.count, point.sum, list(point.bucket_counts)[:3]) == (3, 0.02, [1, 2, 0])
     assert list(point.explicit_bounds) == list(DURATION_BOUNDS)
     assert point.time_unix_nano - point.start_time_unix_nano == 10**9
-    assert plain(point.attributes) == {"http.route": "all", "sentinel.listener": "web"}
+    assert plain(point.attributes) == {
+        "http.route": "all",
+        "sentinel.listener": "web",
+        "sentinel.cluster": "back",
+    }
 
 
 def test_events_are_log_records_with_a_name() -> None:

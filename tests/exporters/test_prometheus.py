@@ -17,6 +17,7 @@ from sentinel_agent.core.model import Role, TargetId
 from sentinel_agent.export.base import (
     DURATION_BOUNDS,
     AgentReading,
+    ClusterReading,
     ExporterContext,
     ReadingSet,
     RequestDelta,
@@ -137,6 +138,23 @@ def test_requests_are_histograms_with_the_trace_as_exemplar() -> None:
     assert peers == {"orders"}
 
 
+def test_the_health_of_the_proxys_clusters_is_shown_while_it_is_fresh() -> None:
+    """The newest reading of each; half a minute after the last there is none."""
+    made = view()
+    for healthy in (3, 2):
+        servers = (("a:1", True), ("b:1", healthy == 3))
+        made.observe(ClusterReading(NOW, "gateway", "h", "back", 3, healthy, healthy == 2, servers))
+    found = page(made)
+    where = {"service": "gateway", "cluster": "back"}
+    assert found[key("sentinel_proxy_cluster_endpoints", **where, state="healthy")] == 2
+    assert found[key("sentinel_proxy_cluster_endpoints", **where, state="unhealthy")] == 1
+    assert found[key("sentinel_proxy_cluster_panic", **where)] == 1
+    assert found[key("sentinel_proxy_endpoint_healthy", **where, endpoint="a:1")] == 1
+    assert found[key("sentinel_proxy_endpoint_healthy", **where, endpoint="b:1")] == 0
+    made.observe(AgentReading(NOW + 31, {}))
+    assert key("sentinel_proxy_cluster_panic", **where) not in page(made)
+
+
 def test_every_request_of_the_proxy_is_counted() -> None:
     """Differences of several workers add up; the newest sampled trace of a bucket is its exemplar."""
     made = view()
@@ -145,13 +163,23 @@ def test_every_request_of_the_proxy_is_counted() -> None:
     for since in (NOW, NOW + 1):
         made.observe(
             RequestDelta(
-                since + 1, since, "gateway", "h", "web", "all", (0, 0, 90, 0, 0, 10), tuple(buckets), 31.0
+                since + 1,
+                since,
+                "gateway",
+                "h",
+                "web",
+                "all",
+                (0, 0, 90, 0, 0, 10),
+                tuple(buckets),
+                31.0,
+                "back",
             )
         )
     attributes = {"http.response.status_code": 200, "http.route": "all", "sentinel.listener": "web"}
+    attributes["sentinel.cluster"] = "back"
     made.observe((span(7, attributes=attributes),))
     found = page(made)
-    where = {"service": "gateway", "listener": "web", "route": "all"}
+    where = {"service": "gateway", "listener": "web", "route": "all", "cluster": "back"}
     assert found[key("sentinel_proxy_requests_total", **where, code="2xx")] == 180
     assert found[key("sentinel_proxy_requests_total", **where, code="5xx")] == 20
     assert found[key("sentinel_proxy_request_duration_seconds_count", **where)] == 200

@@ -114,7 +114,9 @@ def play(exchanges: list[tuple[bytes, list[bytes]]]) -> tuple[Any, ...]:
             if not connection.closing:
                 connection.data_received(answer)
     stats = [
-        [getattr(route.stats, name) for name in route.stats.__slots__] for route in worker.http[0].routes
+        [getattr(each, name) for name in each.__slots__]
+        for route in worker.http[0].routes
+        for each in route.all_stats.values()
     ]
     state = (
         *(client.written, client.ended, server.written, server.ended, stats, ledger.records),

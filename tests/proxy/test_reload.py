@@ -86,7 +86,7 @@ async def test_a_connection_lives_through_a_reload(tmp_path: Path) -> None:
             assert (await reader.readuntil(b"two")).startswith(b"HTTP/1.1 200")
         assert b"x-new: yes\r\n" in heads[0]
         (route,) = running.worker.http[0].routes
-        assert (route.stats.requests, route.stats.inflight, route.number) == (6, 0, 0)
+        assert (route.all_stats["back"].requests, route.stats.inflight, route.number) == (6, 0, 0)
         assert await running.log(6)
 
 

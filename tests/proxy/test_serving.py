@@ -500,13 +500,15 @@ async def test_a_stop_lets_requests_under_way_end(tmp_path: Path) -> None:
 
 
 async def test_counters_add_up(tmp_path: Path) -> None:
-    """Requests, classes, errors and bytes by route; nothing in flight at the end."""
+    """Requests, classes, errors and bytes by route and cluster; nothing in flight at the end."""
     answers = answering(OK, b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", OK)
     async with upstream(answers) as port, proxy(tmp_path, port) as running:
         for _ in range(4):
             await running.ask(GET)
-        stats = running.worker.http[0].routes[0].stats
-        assert (stats.requests, stats.errors, stats.self_failed, stats.inflight) == (4, 1, 0, 0)
+        route = running.worker.http[0].routes[0]
+        stats = route.all_stats["back"]
+        assert (stats.requests, stats.errors, stats.self_failed, route.stats.inflight) == (4, 1, 0, 0)
+        assert route.stats.requests == 0
         assert stats.classes == [0, 0, 3, 0, 0, 1]
         assert sum(stats.latency) == 4
         lines = await running.log(4)

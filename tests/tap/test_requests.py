@@ -38,7 +38,7 @@ class Worker:
             self.stats.latency[bucket(int(each * 1e6))] += 1
 
     def tell(self, at: float) -> list[RequestDelta]:
-        self.view.take(Batch(at, (counts_of("web", "all", self.stats),), (), 0, 0), at)
+        self.view.take(Batch(at, (counts_of("web", "all", "back", self.stats),), (), 0, 0), at)
         return list(self.meter.deltas(self.view, NOW + at, "here"))
 
 
@@ -51,7 +51,8 @@ def test_differences_from_one_second_to_the_next() -> None:
     assert worker.tell(0.5) == []
     worker.serve(20.0, status=504)
     (delta,) = worker.tell(1.25)
-    assert (delta.service, delta.instance, delta.listener, delta.route) == ("gateway", "here", "web", "all")
+    assert (delta.service, delta.instance) == ("gateway", "here")
+    assert (delta.listener, delta.route, delta.cluster) == ("web", "all", "back")
     assert (delta.since, delta.time) == (NOW, NOW + 1.25)
     assert delta.classes == (0, 0, 2, 0, 0, 1)
     assert sum(delta.buckets) == 3
@@ -95,6 +96,7 @@ def test_counts_of_a_hostile_worker() -> None:
     worker = Worker(RequestMeter())
     worker.tell(0.0)
     stats: Any = worker.stats
+    worker.serve(1.0)
     stats.latency = [5] * 1000
     stats.classes = []
     (delta,) = worker.tell(1.0)

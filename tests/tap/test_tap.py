@@ -25,6 +25,7 @@ from sentinel_agent.proxy.inflight import SLOTS, InFlightTable, InFlightView
 from sentinel_agent.proxy.level import TOLD_SECONDS
 from sentinel_agent.proxy.messages import (
     HEADER_BYTES,
+    VERSION,
     Batch,
     Hello,
     TargetLevel,
@@ -198,8 +199,8 @@ def test_what_is_held_for_the_agent_is_bounded(tmp_path: Path) -> None:
         b"\x00\x00\x00\x01x",
         encode(Batch(0.0, (), (), 0, 0)),
         encode(Hello(99, 1, "s", ())),
-        encode(Hello(1, 1, "s", ())) + encode(Hello(1, 1, "s", ())),
-        encode(Hello(1, 1, "s", ())) + b"\x00\x00\x00\x05\xc1\xc1\xc1\xc1\xc1",
+        encode(Hello(VERSION, 1, "s", ())) + encode(Hello(VERSION, 1, "s", ())),
+        encode(Hello(VERSION, 1, "s", ())) + b"\x00\x00\x00\x05\xc1\xc1\xc1\xc1\xc1",
     ],
     ids=["huge", "garbage", "no hello", "version", "two hellos", "bad batch"],
 )
@@ -220,7 +221,7 @@ async def test_a_worker_is_known_by_the_kernels_word(tmp_path: Path) -> None:
     path = tmp_path / "tap"
     async with hub_on(path) as hub:
         _, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(encode(Hello(1, 1, "s", ())))
+        writer.write(encode(Hello(VERSION, 1, "s", ())))
         await until(lambda: hub.worker(os.getpid()))
         assert hub.worker(1) is None
         writer.close()

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from sentinel_agent.core.units import ByteSize, Duration
-from sentinel_agent.proxy.config import FieldName, Name, Path_
+from sentinel_agent.proxy.config_types import FieldName, Name, Path_
 from sentinel_agent.proxy.filters import Hooks, Reply, check_field
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from sentinel_agent.core.units import Duration
-from sentinel_agent.proxy.config import HeaderMatch, Percent
+from sentinel_agent.proxy.config import HeaderMatch
+from sentinel_agent.proxy.config_types import Percent
 from sentinel_agent.proxy.filters import Hooks, Reply
 from sentinel_agent.proxy.matching import header_test
 

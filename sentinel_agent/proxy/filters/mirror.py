@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from sentinel_agent.core.units import ByteSize, Duration
-from sentinel_agent.proxy.config import Name, Percent
+from sentinel_agent.proxy.config_types import Name, Percent
 from sentinel_agent.proxy.filters import Hooks
 
 if TYPE_CHECKING:
