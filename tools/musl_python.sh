@@ -24,7 +24,8 @@ echo "deb-src $mirror $suite main" >sources.list
 apt() {
   apt-get -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$work/lists" -qq "$@"
 }
-apt update && apt source --download-only "python$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo 3)" >/dev/null 2>&1 || cannot "its source cannot be had"
+version=$(apt-cache depends python3 | grep -o 'python3\.[0-9]*$' | head -n 1)
+apt update && apt source --download-only "$version" >/dev/null 2>&1 || cannot "its source cannot be had"
 tar xf python3*.orig.tar.* -C src --strip-components=1
 multiarch=$(gcc -print-multiarch)
 ln -s /usr/include/linux /usr/include/asm-generic "/usr/include/$multiarch/asm" include/

@@ -157,7 +157,7 @@ def _pid_of(folder: Path, name: str, process: subprocess.Popen[str]) -> int | No
     state = folder / "runc" / name / "state.json"
     try:
         pid = int(json.loads(state.read_text())["init_process_pid"])
+        exe = str(Path(f"/proc/{pid}/exe").readlink())
     except (OSError, ValueError, KeyError):
         return None
-    exe = str(Path(f"/proc/{pid}/exe").readlink())
     return None if "runc" in exe or "memfd" in exe else pid
