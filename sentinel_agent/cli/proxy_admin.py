@@ -166,7 +166,12 @@ def _show(
         f"{click.style(health.capitalize(), fg=_COLOURS.get(health, 'red'), bold=True)}: {output.clean(words)}"
     )
     uptime = format_duration(float(info["uptime_current_epoch"].removesuffix("s")))
-    click.echo(f"{info['state']} for {uptime}, {output.clean(info['command_line_options']['config_path'])}\n")
+    click.echo(f"{info['state']} for {uptime}, {output.clean(info['command_line_options']['config_path'])}")
+    if info["config_reloads"]["fault"]:
+        click.echo(
+            f"its last change was refused, the one before is in force: {output.clean(info['config_reloads']['fault'])}"
+        )
+    click.echo()
     output.print_table(
         ("LISTENER", "ADDRESS", "OPEN", "REQUESTS", "5XX"),
         [

@@ -115,6 +115,7 @@ def server_info(
     config: str,
     fingerprint: str,
     workers: Sequence[WorkerAnswer],
+    reloads: dict[str, Any],
 ) -> dict[str, Any]:
     """`/server_info` (admin.v3.ServerInfo); durations as protobuf's JSON has them."""
     return {
@@ -125,6 +126,7 @@ def server_info(
         "node": {"cluster": service},
         "command_line_options": {"config_path": config, "concurrency": len(workers)},
         "config_fingerprint": fingerprint,
+        "config_reloads": reloads,
         "workers": [
             {
                 "slot": each.slot,

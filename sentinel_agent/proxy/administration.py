@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sentinel_agent import __version__
@@ -23,10 +24,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class Reloads:
+    """What became of changes of the configuration: `fault` is why the last one was refused, empty if it was not."""
+
+    taken: int = 0
+    refused: int = 0
+    fault: str = ""
+    time: float = 0.0
+
+
 class Supervised(Protocol):
     """What is asked of a supervisor."""
 
     served: Served
+    reloads: Reloads
 
     @property
     def state(self) -> State: ...
@@ -68,6 +80,7 @@ class Administration:
             config=served.name,
             fingerprint=fingerprint(served.content),
             workers=workers,
+            reloads=asdict(self._supervisor.reloads),
         )
 
     def config_dump(self) -> dict[str, Any]:

@@ -13,14 +13,13 @@ import asyncio
 import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sentinel_agent.config.files import fingerprint
 from sentinel_agent.config.watch import FileWatch, changed
 from sentinel_agent.errors import OperatorError, SentinelError
-from sentinel_agent.proxy.administration import Administration
+from sentinel_agent.proxy.administration import Administration, Reloads
 from sentinel_agent.proxy.children import END_SECONDS, Served, end_all, start_worker
 from sentinel_agent.proxy.config import load_proxy
 from sentinel_agent.proxy.expiry import warnings_of
@@ -44,16 +43,6 @@ YOUNG_SECONDS = 30.0
 LOOK_SECONDS = 1.0
 """How often the files are looked at. A change is taken in when the next look finds them the same."""
 WARN_SECONDS = 86400.0
-
-
-@dataclass(slots=True)
-class Reloads:
-    """What became of changes of the configuration: `fault` is why the last one was refused, empty if it was not."""
-
-    taken: int = 0
-    refused: int = 0
-    fault: str = ""
-    time: float = 0.0
 
 
 class Supervisor:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import trustme
 
-from tests.e2e.support import SENTINEL, free_port, get, listening, started, until
+from tests.e2e.support import SENTINEL, free_port, get, listening, sentinel, started, until
 from tests.needs import program
 
 if TYPE_CHECKING:
@@ -177,6 +177,9 @@ def test_faults_of_a_change_are_refused(place: Place, tmp_path: Path) -> None:
         refused("is not the key of")
         place.write("second", more=more.replace("back", "nobody"))
         refused("there is no cluster 'nobody'")
+        shown = sentinel("proxy", "status", "--data-dir", str(place.folder / "data")).stdout
+        assert "its last change was refused, the one before is in force: " in shown
+        assert "there is no cluster 'nobody'" in shown
         place.file.unlink()
         refused("No such file")
         pair.private_key_pem.write_to_path(tmp_path / "key.pem")

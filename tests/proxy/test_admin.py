@@ -108,6 +108,7 @@ def judged(state: str, *workers: WorkerAnswer) -> tuple[str, str]:
         config="f",
         fingerprint="p",
         workers=workers,
+        reloads={"taken": 0, "refused": 0, "fault": "", "time": 0.0},
     )
     clusters = views.clusters_json(views.clusters_of(workers))["cluster_statuses"]
     return judge(json.loads(msgspec.json.encode(info)), json.loads(msgspec.json.encode(clusters)))
