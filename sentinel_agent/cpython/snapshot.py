@@ -193,9 +193,15 @@ class Gatherer:
         plan = self._plan
         if plan is None:
             chunks = [(address, self._used(address, size)) for address, size in self._chunks]
-            early = self._leaf_pages
-            late = sorted(set(self._recent.keys()).difference(early))
-            plan = Plan(self._thread, self._form.state.size, sorted(early), chunks, late)
+            recent, early = set(self._recent.keys()), set(self._leaf_pages)
+            # What lies over the end of a page needs both side by side.
+            for page in self._leaf_pages:
+                for step in (-1, 1):
+                    beside = page + step
+                    while beside in recent:
+                        early.add(beside)
+                        beside += step
+            plan = Plan(self._thread, self._form.state.size, sorted(early), chunks, sorted(recent - early))
             self._plan = plan
         return plan
 
