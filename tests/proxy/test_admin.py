@@ -156,8 +156,6 @@ async def test_a_worker_answers_and_drains(tmp_path: Path) -> None:
             assert not facts.draining
             assert (facts.listeners[0].connections, facts.clusters[0].name) == (1, "back")
             assert (await line.ask("drain_listeners")).draining
-            for sock in running.sockets.values():  # as the supervisor does with its copies
-                sock.close()
             with pytest.raises(ConnectionRefusedError):
                 await running.ask(GET)
             writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")

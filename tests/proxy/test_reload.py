@@ -14,6 +14,7 @@ from sentinel_agent.proxy.reload import reload
 from tests.proxy.support import (
     GET,
     OK,
+    PATIENCE,
     answering,
     bound,
     copy,
@@ -316,3 +317,30 @@ def test_a_number_never_means_two_routes() -> None:
     assert numbers.names == ["d", "e", "c", "f"]
     numbers.assign([listener("f", "g")])
     assert numbers.names == ["d", "e", "c", "f", "g"]
+
+
+async def test_the_duties_of_clusters_change_with_them(tmp_path: Path) -> None:
+    """Checks of a cluster that is gone end; a new one's names are looked up before a request comes; the same one's go on."""
+    log = tmp_path / "access.log"
+    check = "health_check: {tcp_health_check: {}, interval: 100ms}"
+    more = "type: strict_dns, dns_lookup_family: v4_only, load_balancer: peak_ewma"
+    async with (
+        upstream(answering(answer(b"one"))) as one,
+        serving(parse_text(text(one, log, back=check)), log, copied=True) as running,
+    ):
+        before = running.worker.clusters["back"]
+        await change(running, text(one, log, route="timeout: 3s", back=check))
+        assert running.worker.clusters["back"] is before
+        async with asyncio.timeout(PATIENCE):
+            while not before.statistics.health_check_attempt:
+                await asyncio.sleep(0.02)
+        named = text(one, log, back=more).replace(f'"127.0.0.1:{one}"', f'"localhost:{one}"')
+        await change(running, named)
+        after = running.worker.clusters["back"]
+        assert [server.host for server in after.servers] == ["127.0.0.1"]
+        async with running.connection() as (reader, writer):
+            writer.write(KEEP)
+            assert (await reader.readuntil(b"one")).startswith(b"HTTP/1.1 200")
+        names = {task.get_name() for task in asyncio.all_tasks()}
+        assert "look up back" in names
+        assert not any(name.startswith("check back") for name in names)
