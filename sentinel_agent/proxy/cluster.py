@@ -113,7 +113,7 @@ class Roster(NamedTuple):
     places: tuple[Place, ...]
     servers: list[Server]
     pick: Callable[[bytes, float], Server | None]
-    subsets: dict[Subset[Server], tuple[int, Balancer[Server] | None]]
+    subsets: dict[Subset[Server], Balancer[Server] | None]
 
 
 class ClusterPool:
@@ -226,7 +226,10 @@ class ClusterPool:
         self.servers = roster.servers
         self.pick = roster.pick
         for subset in self._subsets.values():
-            subset.take(roster.subsets.get(subset) or make_own(subset, self.servers, self._make_balancer))
+            known = subset in roster.subsets  # else it was made in the meantime
+            subset.take(
+                roster.subsets[subset] if known else make_own(subset, self.servers, self._make_balancer)
+            )
         self.statistics.membership_change += 1
         for server in gone.values():
             server.leave()

@@ -41,11 +41,10 @@ class Subset(Generic[L]):
         self.fallbacks = 0
         self._fallback = fallback
         self._balancer: Balancer[L] | None = None
-        self.size = 0
 
-    def take(self, own: tuple[int, Balancer[L] | None]) -> None:
-        """The cluster has other servers now: how many of them are meant, and their balancer (see `make_own`)."""
-        self.size, self._balancer = own
+    def take(self, balancer: Balancer[L] | None) -> None:
+        """The cluster has other servers now: this is the balancer of those that are meant (see `make_own`)."""
+        self._balancer = balancer
 
     def pick(self, key: bytes, now: float) -> L | None:
         """A usable server, by the balancer of those that are meant, else of the fallback."""
@@ -58,7 +57,7 @@ class Subset(Generic[L]):
 
 def make_own(
     subset: Subset[L], hosts: Sequence[L], make: Callable[[Sequence[L]], Balancer[L]]
-) -> tuple[int, Balancer[L] | None]:
-    """How many of these servers a subset means, and a balancer for them."""
+) -> Balancer[L] | None:
+    """A balancer for those of these servers that a subset means; None if it means none of them."""
     own = matching(hosts, subset.labels)
-    return len(own), make(own) if own else None
+    return make(own) if own else None
