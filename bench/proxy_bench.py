@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PACE = 400.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -157,13 +157,14 @@ async def paced(port: int, rate: float, seconds: float, connections: int = 8) ->
     return statistics.quantiles(found, n=100)[98]
 
 
-def idle_memory(subject: Subject, count: int = 3000) -> tuple[float, float]:
+def idle_memory(
+    subject: Subject,
+    count: int = 3000,
+    secured: Callable[[socket.socket], socket.socket] = lambda plain: plain,
+) -> tuple[float, float]:
     """MiB for 1,000 connections, of `count` to a process that has served none yet: nothing sent, and after one request each."""
     before = rss(subject.pid)
-    clients = []
-    for _ in range(count):
-        client = socket.create_connection(("127.0.0.1", subject.port))
-        clients.append(client)
+    clients = [secured(socket.create_connection(("127.0.0.1", subject.port))) for _ in range(count)]
     time.sleep(1)
     quiet = rss(subject.pid) - before
     for client in clients:

@@ -31,6 +31,7 @@ from bench.proxy_bench import (
     child_of,
     cpu_seconds,
     free_port,
+    idle_memory,
     rss,
     running,
     wait_for,
@@ -85,28 +86,6 @@ def subjects(stack: ExitStack, folder: Path) -> list[Subject]:
     return found
 
 
-def idle_memory(subject: Subject, context: ssl.SSLContext, count: int) -> tuple[float, float]:
-    """MiB for 1,000 connections, of `count` to a process that has served none yet."""
-    before = rss(subject.pid)
-    clients = []
-    for _ in range(count):
-        client = context.wrap_socket(
-            socket.create_connection(("127.0.0.1", subject.port)), server_hostname="a.example"
-        )
-        clients.append(client)
-    time.sleep(1)
-    quiet = rss(subject.pid) - before
-    for client in clients:
-        client.sendall(b"GET /rest HTTP/1.1\r\nHost: a\r\n\r\n")
-        client.settimeout(10)
-        client.recv(65536)
-    time.sleep(0.5)
-    after = rss(subject.pid) - before
-    for client in clients:
-        client.close()
-    return quiet * 1000 / count, after * 1000 / count
-
-
 def changes(seconds: int) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proxy-changes-")))
@@ -156,7 +135,11 @@ def main() -> None:
         found = subjects(stack, folder)
         print("MiB per 1,000 idle TLS connections: nothing sent, after one request each")
         for each in found:
-            quiet, after = idle_memory(each, context, options.connections)
+            quiet, after = idle_memory(
+                each,
+                options.connections,
+                lambda plain: context.wrap_socket(plain, server_hostname="a.example"),
+            )
             print(f"{each.name:28}{quiet:9.1f}{after:9.1f}   (PSS {rss(each.pid):.0f})")
         for _ in range(options.rounds):
             for subject in found:
