@@ -1,6 +1,6 @@
 """What happens to the agent in its life as a container: killed, ended, started late, alone, and beside every pod of a node.
 
-The tests of what is tested in part elsewhere, too, are run by `make interop`.
+All but the first are run by `make interop`: together they take a minute.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def test_the_window_outlives_the_agents_own_oom_kill(image: Path, rootfs: Path, 
     assert "burn_as_told" in shown, "it was only ever seen by the agent that was killed"
 
 
-@pytest.mark.containers
+@pytest.mark.interop
 def test_the_service_outlives_agents_that_are_killed(image: Path, rootfs: Path, tmp_path: Path) -> None:
     """It starts without one; while three of them come and are killed, it is the same process and answers every request."""
     with running(service_box(rootfs, "service", tasks=100), tmp_path) as service:
@@ -145,7 +145,7 @@ def requests_until(stop: threading.Event, port: int) -> int:
     raise AssertionError("unreachable")
 
 
-@pytest.mark.containers
+@pytest.mark.interop
 def test_sigterm_seals_what_is_nearly_done_and_discards_the_rest(
     image: Path, rootfs: Path, tmp_path: Path
 ) -> None:
@@ -235,7 +235,7 @@ def test_a_pod_without_an_agent_gets_one_later(image: Path, rootfs: Path, tmp_pa
         assert [frame["function"] for frame in threads[0]["frames"]][-2:] == ["main", "<module>"]
 
 
-@pytest.mark.containers
+@pytest.mark.interop
 def test_one_agent_of_the_node_sees_the_pods(image: Path, rootfs: Path, tmp_path: Path) -> None:
     """From the host's pid namespace: each target by its own pod, threads by the ids of this side, doctor by those of the other."""
     with target(rootfs, tmp_path, watched=True) as one, target(rootfs, tmp_path) as other:

@@ -77,7 +77,7 @@ def run_verb(image: Path, folder: Path, pod: int) -> Callable[..., str]:
     return lambda *words: ask(agent_box(image, folder, *words, pod=pod), folder)
 
 
-@pytest.mark.containers
+@pytest.mark.interop
 def test_a_target_without_a_shell(image: Path, distroless: Path, tmp_path: Path) -> None:
     """Nothing is ever started in the target's container: stacks, profile and process are captured all the same."""
     document = examined(image, distroless, tmp_path, ("/usr/bin/python3", "/srv/obedient.py"))
