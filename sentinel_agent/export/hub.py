@@ -74,6 +74,7 @@ class Hub:
         self._clock = clock
         self._chance = chance
         self._folder = folder
+        self._life = threading.Lock()  # of the thread: settings may change while the agent stops
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running = False
@@ -121,10 +122,11 @@ class Hub:
             same = old is not None and not old.made.fault and old.made.options == options
             found[name] = old if old is not None and same else self._entry(made(name, options))
         self._use(found)
-        if self._thread is not None:
-            self._call(self._replaced.set)
-        elif self._running:
-            self.start()
+        with self._life:
+            if self._thread is not None:
+                self._call(self._replaced.set)
+            elif self._running:
+                self._begin()
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -185,23 +187,27 @@ class Hub:
 
     def start(self) -> None:
         """Begin to deliver. Without exporters that send there is no thread."""
-        self._running = True
+        with self._life:
+            self._running = True
+            self._begin()
+
+    def _begin(self) -> None:
         if self._lines and self._thread is None:
             self._thread = threading.Thread(target=self._main, name="sentinel-export", daemon=True)
             self._thread.start()
 
     async def close(self) -> None:
         """`stop`, from a loop that goes on meanwhile."""
-        if self._thread is not None:
-            await asyncio.to_thread(self.stop)
+        await asyncio.to_thread(self.stop)
 
     def stop(self, deadline: float = STOP_SECONDS) -> None:
         """Deliver what is left, for at most `deadline` seconds, then end. Blocks; a second call does nothing.
 
         A disk that hangs cannot hold it longer than half a second more: the thread is then left to its fate.
         """
-        self._running = False
-        thread, self._thread = self._thread, None
+        with self._life:
+            self._running = False
+            thread, self._thread = self._thread, None
         if thread is None:
             return
         self._deadline = deadline

@@ -280,6 +280,19 @@ async def test_the_first_exporter_may_come_later_and_another_kind_takes_over_not
     assert left.parts[-3] == "out@one"
 
 
+async def test_settings_that_change_while_the_agent_stops_begin_nothing(tmp_path: Path) -> None:
+    """Whichever comes first: the stop ends all of it, none waits for a thread that has not begun, and none is left."""
+    kinds: Any = {"one": Numbered}
+    for _ in range(50):
+        hub = make_hub({}, tmp_path, CLOCK, kinds)
+        hub.start()
+        changes = asyncio.create_task(asyncio.to_thread(set_up, hub, {"one": SOON}, CLOCK, kinds))
+        await hub.close()
+        await changes
+        assert hub._thread is None
+    Numbered.made.clear()
+
+
 async def test_a_stop_does_not_wait_for_what_is_being_replaced(tmp_path: Path) -> None:
     """An exporter that hangs and was replaced a moment before the end costs no time of its own."""
 
