@@ -88,12 +88,12 @@ class Bench:
         """Change the file and wait until the agent has come to a conclusion about it."""
         self.file.write_text(text)
         seen = len(self.told(SettingsReloaded, SettingsRefused))
-        for _ in range(3):  # one poll sees the change, the next one that it has settled
+        for _ in range(2):  # one poll sees the change, the next one that it has settled
             await self.clock.let_pass(RELOAD_SECONDS)
             await self.disk_idle()
-            if len(self.told(SettingsReloaded, SettingsRefused)) > seen:
-                return
-        raise AssertionError("nothing was reloaded or refused")
+        await until(
+            lambda: len(self.told(SettingsReloaded, SettingsRefused)) > seen
+        )  # exporters: in a thread
 
     async def disk_idle(self) -> None:
         """Until everything that was handed to the disk is done, and what follows from it."""
