@@ -9,7 +9,9 @@ What is read is not of one moment, and a frame that was left stays in memory as 
 - it ends at the bottom of the data stack, and its data stack frames are packed from there without a gap;
 - up to 3.13, a frame that called another without C code between says so: its stack pointer is saved for just that time
   (`_PyFrame_SetStackPointer`, Python/ceval.c), and it is not one that is being set up;
-- all but the leaf frame are the same at two times, and generators are executing;
+- all but the leaf frame are the same at two times, the leaf is of the same function for the same caller both times, and generators
+  are executing: what lies on pages is read between the two readings of the data stack, so a leaf that was read before its caller may
+  have been called from another line of it;
 - where C code lies between two frames, and from 3.14 on above the first generator too, the thread's leaf is still above them
   afterwards: what is below it and the same both times was so at that moment.
 """
@@ -64,6 +66,7 @@ class _Chain:
         "pages",
         "places",
         "read",
+        "steady",
         "via_c",
     )
 
@@ -81,6 +84,7 @@ class _Chain:
         self.innermost = 0  # where the innermost frame on the data stack ends that is not the leaf
         self.lowest = 0  # the outermost frame on the data stack so far
         self.missing = 0
+        self.steady = True  # whether the leaf was of the same function, for the same caller, both times
         self.via_c = False  # whether C code called the outermost frame so far
         self.ends = False
 
@@ -184,6 +188,8 @@ class ChunkWalk:
             if 0 <= at <= last:
                 frame = unpack(data, stack + at)
                 held = frame[5] == THREAD
+                if not chain.met:
+                    chain.steady = frame[:2] == unpack(data, stack + at + snapshot.plan.half)[:2]
             else:
                 frame, held, same = self._elsewhere(chain, snapshot, address)
                 if frame and frame[5] == C_STACK and same:
@@ -208,6 +214,8 @@ class ChunkWalk:
         at = snapshot.on_stack(address, size)
         if at >= 0:
             frame = form.frame.unpack_from(data, at)
+            if not chain.met:
+                chain.steady = frame[:2] == form.frame.unpack_from(data, at + snapshot.plan.half)[:2]
             return frame, frame[5] == THREAD, True
         size += lead
         at = snapshot.in_pages(address - lead, size)
@@ -301,7 +309,7 @@ class ChunkWalk:
     def _held(self, chain: _Chain, snapshot: Snapshot) -> bool:
         """Whether what C code called was still there after everything was read: frames that were left look as before."""
         after = snapshot.leaf_after
-        if snapshot.changed(chain.innermost):
+        if snapshot.changed(chain.innermost) or not (chain.steady or len(chain.met) == 1):
             return False
         if not chain.boundary or after == snapshot.leaf:
             return True
@@ -317,7 +325,11 @@ class ChunkWalk:
         leaf = Places()
         for frame, address in zip(chain.places.frames, chain.places.addresses, strict=True):
             depth = chain.met[address]
-            if depth and (depth >= chain.boundary > 0 or snapshot.changed(address + frame.code.frame_size)):
+            if depth and (
+                not chain.steady
+                or depth >= chain.boundary > 0
+                or snapshot.changed(address + frame.code.frame_size)
+            ):
                 break
             leaf.add(frame, address)
         taken = [address for address in leaf.addresses if snapshot.on_stack(address, 1) >= 0]
