@@ -126,7 +126,7 @@ exporters:
             )
             assert found["otlp", "metrics"]["state"] == "delivering"
             assert found["otlp", "metrics"]["lost"] == {}
-            assert "Connect call failed" in found["away", "metrics"]["last_error"]
+            assert "Connection refused" in found["away", "metrics"]["last_error"]
             page = get(f"http://127.0.0.1:{port}/metrics").decode()
             assert re.search(r"^sentinel_target_up\{.*\} 1.0$", page, re.MULTILINE)
             assert re.search(r'^sentinel_incidents_total\{rule="cpu-spike",.*\} 1.0$', page, re.MULTILINE)
