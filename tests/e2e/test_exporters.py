@@ -139,7 +139,7 @@ exporters:
             assert agent.process.wait(30) == 0
             assert time.monotonic() - begin < 15  # noqa: TID251 - as above; 2 s and a busy machine
     left = {path.parts[-3] for path in (tmp_path / "export").rglob("*.batch")}
-    assert left == {"away", "silent"}  # on disk for the next start
+    assert left == {"away@otlp", "silent@otlp"}  # on disk for the next start
 
 
 def test_requests_through_the_proxy_leave_as_spans_and_are_all_counted(tmp_path: Path) -> None:
