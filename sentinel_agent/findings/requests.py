@@ -93,10 +93,7 @@ def in_words(document: RequestsDocument, most: int = 3) -> list[str]:
             f"{'on the event loop' if each.on_loop else 'under way'} for {format_duration(each.seconds)}: {_named(each)}"
             for each in longest[:most]
         ),
-        *(
-            f"route {each.route}: {each.rate:.1f} requests a second, {each.rate_before:.1f} before"
-            for each in document.rising()[:most]
-        ),
+        *map(_rise, document.rising()[:most]),
         *(
             f"route {each.route}: the adaptive limit holds it to {each.base:.1f} requests under way: {each.why}"
             for each in (document.adaptive_limit.held if document.adaptive_limit else ())[:most]
@@ -148,10 +145,7 @@ def busier_route(facts: Facts) -> Finding | NotKnown | None:
         "busier_route",
         45 if facts.about("rps", "inflight", "cpu", "rss", "tasks", "fds") else 30,
         f"route {first.route} gets {first.rate:.1f} requests a second, {first.rate_before:.1f} before",
-        *(
-            f"route {each.route}: {each.rate:.1f} requests a second, {each.rate_before:.1f} before"
-            for each in others[:3]
-        ),
+        *map(_rise, others[:3]),
         next_step="see who calls it: the access log and the traces of this route; a rate limit on the route bounds it",
         subject=f"route {first.route}",
     )
@@ -173,6 +167,10 @@ def _over(request: Ended) -> str:
         f"trace {request.trace}" if request.trace else "",
     )
     return ", ".join(part for part in parts if part)
+
+
+def _rise(route: RouteRate) -> str:
+    return f"route {route.route}: {route.rate:.1f} requests a second, {route.rate_before:.1f} before"
 
 
 def _named(request: UnderWay) -> str:

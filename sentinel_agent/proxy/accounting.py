@@ -62,15 +62,10 @@ def account(exchange: Exchange, seconds: float) -> None:
     sampled = place is not None and place.context.sampled
     failed = exchange.status >= 500 or (flag is not None and flag not in flags.REFUSALS)
     notable = sampled or failed or seconds >= SLOW_SECONDS
-    tap = worker.tap if notable else None
-    if tap is None:
-        if worker.access_log is not None:
-            worker.access_log.add_later(exchange, seconds)
-        return
-    record = record_of(exchange, seconds)
-    if worker.access_log is not None:
-        worker.access_log.add(record)
-    tap.keep(record)
+    if notable and worker.tap is not None:
+        worker.keep(record_of(exchange, seconds), notable=True)
+    elif worker.access_log is not None:
+        worker.access_log.add_later(exchange, seconds)
 
 
 def record_of(exchange: Exchange, seconds: float) -> RequestRecord:
