@@ -130,17 +130,22 @@ class LeanExchange(Exchange):
 def begin(downstream: Downstream, data: bytes) -> bool:  # noqa: PLR0911 - each return is one thing that is not plain
     """Send a plain request on; False if it is none, or cannot go at once."""
     line = _REQUEST.match(data)
-    if line is None:
+    listener = downstream.listener
+    if line is None or len(data) > listener.lean_bytes:
         return False
-    listener, fields, target = downstream.listener, data[line.end() :], line[2]
-    seen = downstream.seen_fields
-    host = seen[1] if seen[0] == fields else _plain_host(downstream, data, line.end())
-    if host is None or b"/." in target or b"/%2" in target or len(data) > listener.lean_bytes:
+    fields, target = data[line.end() :], line[2]
+    known, host = downstream.seen_fields
+    if known != fields:
+        found = _plain_host(downstream, data, line.end())
+        if found is None:
+            return False
+        host = found
+        downstream.seen_fields = (fields, host)
+    if b"/." in target or b"/%2" in target:
         return False
     route, worker = listener.plain_route(target), listener.worker
     if route is None or not route.lean or route.held is not None or listener.draining:
         return False
-    downstream.seen_fields = (fields, host)
     cluster = route.ways[0].pool
     now = worker.now()
     server = cluster.pick(b"", now)
