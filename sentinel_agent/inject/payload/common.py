@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+WINDOW = 0.25  # seconds over which the load is judged
+LEAST = 0.75  # seconds that are given whatever the load
+BUSY = 0.9  # of a core; a service that was brought there by what is done to it falls behind
+
 
 def work(name: str, keep: float, job: Callable[..., dict[str, Any]], **arguments: Any) -> None:
     """Do the job, leave what it returns in `sys` as `name`, and take it, and a file at `path`, away after `keep` seconds."""
@@ -51,6 +55,24 @@ def timer(time: Any) -> tuple[Callable[..., Any], dict[str, float]]:
         return found
 
     return timed, holds
+
+
+def let_run(time: Any, seconds: float, dear: Callable[[], str]) -> str:
+    """Let the target run for so many seconds, or until `dear` says why no longer, or it has no CPU left; what ended it."""
+    clock = time.perf_counter
+    began = judged = clock()
+    used = time.process_time()
+    while clock() - began < seconds:
+        time.sleep(min(0.02, seconds))
+        why = dear()
+        if why:
+            return why
+        if clock() - judged >= WINDOW:
+            busy = (time.process_time() - used) / (clock() - judged)
+            judged, used = clock(), time.process_time()
+            if busy > BUSY and judged - began >= LEAST:
+                return "load"
+    return "time"
 
 
 def in_json(value: Any) -> str:

@@ -14,16 +14,13 @@ TYPE_CHECKING = False  # the module `typing` may not be loaded in the target
 if TYPE_CHECKING:
     from typing import Any
 
-    from sentinel_agent.inject.payload.common import timer  # noqa: TC004 - it is sent before this
+    from sentinel_agent.inject.payload.common import let_run, timer  # noqa: TC004 - it is sent before this
 
 FORK_HOOK = "_sentinel_agent_at_fork"
 SECONDS_PER_TRACE = 1.5e-6  # of `_get_traces`; measured 0.4 to 1.0 on 3.9 to 3.13
 BYTES_PER_TRACE = 56  # an entry of tracemalloc's table; what a traceback takes comes on top
 SLICE = 400  # traces between two offers of the GIL
 TOP = 400
-WINDOW = 0.25  # seconds over which the load is judged
-LEAST = 0.75  # seconds that are traced whatever the load
-BUSY = 0.9  # of a core; a service that tracing brought there falls behind
 
 
 def growth(time: Any, seconds: float, frames: int, most_hold: float, most_bytes: int) -> dict[str, Any]:
@@ -75,23 +72,15 @@ def growth(time: Any, seconds: float, frames: int, most_hold: float, most_bytes:
 
 def _trace(tracing: Any, time: Any, seconds: float, most_hold: float, most_bytes: int) -> str:
     """Let the target run for so many seconds, or until it costs too much; what ended it."""
-    clock = time.perf_counter
-    began = judged = clock()
-    used = time.process_time()
-    while clock() - began < seconds:
-        time.sleep(min(0.02, seconds))
+
+    def dear() -> str:
         if not tracing.is_tracing():
             raise RuntimeError("the target switched tracemalloc off")
         if tracing.get_tracemalloc_memory() > most_bytes:
             return "memory"
-        if _predicted(tracing) > 0.7 * most_hold:
-            return "hold"
-        if clock() - judged >= WINDOW:
-            busy = (time.process_time() - used) / (clock() - judged)
-            judged, used = clock(), time.process_time()
-            if busy > BUSY and judged - began >= LEAST:
-                return "load"
-    return "time"
+        return "hold" if _predicted(tracing) > 0.7 * most_hold else ""
+
+    return let_run(time, seconds, dear)
 
 
 def _difference(before: dict[Any, list[int]], after: dict[Any, list[int]]) -> list[Any]:

@@ -12,11 +12,8 @@ TYPE_CHECKING = False  # the module `typing` may not be loaded in the target
 if TYPE_CHECKING:
     from typing import Any
 
-    from sentinel_agent.inject.payload.common import timer  # noqa: TC004 - it is sent before this
+    from sentinel_agent.inject.payload.common import let_run, timer  # noqa: TC004 - it is sent before this
 
-WINDOW = 0.25  # seconds over which the load is judged
-LEAST = 0.75  # seconds that are tracked whatever the load
-BUSY = 0.9  # of a core
 MOST_GROWTH = 128 * 1024 * 1024  # of resident memory, which the sums are part of
 
 
@@ -36,7 +33,8 @@ def tracking(time: Any, seconds: float, path: str, most_hold: float) -> dict[str
     why = "hold"
     try:
         if holds["start"] <= most_hold:
-            why = _wait(time, seconds)
+            base = _resident()
+            why = let_run(time, seconds, lambda: "memory" if _resident() - base > MOST_GROWTH else "")
         ran = time.perf_counter() - began
     finally:
         timed("stop", tracker.__exit__, None, None, None)
@@ -47,24 +45,6 @@ def tracking(time: Any, seconds: float, path: str, most_hold: float) -> dict[str
         "version": str(getattr(memray, "__version__", ""))[:40],
         "python": "%d.%d" % sys.version_info[:2],  # noqa: UP031 - 3.8 too
     }
-
-
-def _wait(time: Any, seconds: float) -> str:
-    """What ended it: the time, the load or the memory."""
-    clock = time.perf_counter
-    began = judged = clock()
-    used = time.process_time()
-    base = _resident()
-    while clock() - began < seconds:
-        time.sleep(min(0.02, seconds))
-        if _resident() - base > MOST_GROWTH:
-            return "memory"
-        if clock() - judged >= WINDOW:
-            busy = (time.process_time() - used) / (clock() - judged)
-            judged, used = clock(), time.process_time()
-            if busy > BUSY and judged - began >= LEAST:
-                return "load"
-    return "time"
 
 
 def _resident() -> int:
