@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, Self
 
 from sentinel_agent.proxy import flags
@@ -36,7 +37,7 @@ class Connection(Protocol):
         ...
 
 
-class BaseListener:
+class BaseListener(ABC):
     """What every listener has. `refused` connections were one too many, those in `opening` have no protocol yet.
 
     While it is `draining`, every answer says that it is its connection's last. `faults` counts by flag what clients did wrong before there was a request.
@@ -58,9 +59,9 @@ class BaseListener:
         self.draining = False
         self.faults: dict[str, int] = {}
 
+    @abstractmethod
     def __call__(self) -> asyncio.Protocol:
         """The protocol of a new connection."""
-        raise NotImplementedError
 
     def adopt(self, fresh: Self) -> None:
         """Be as `fresh` is from the next request on; connections and counts stay."""
