@@ -14,12 +14,8 @@ from msgspec import Meta
 
 from sentinel_agent.capture.base import CapturedFile, CapturePlan, CaptureResult
 from sentinel_agent.capture.heap import HeapCensus, HeapDocument, TypeTotal, describe, grown
-from sentinel_agent.capture.injected import MOST_BYTES, SKIP_WHEN, Answer, Natural, inject, refuse
-from sentinel_agent.clock import Clock, SystemClock
+from sentinel_agent.capture.injected import MOST_BYTES, Answer, InjectedCapture, Natural, inject, refuse
 from sentinel_agent.profile.record import MAX_NAME, clean_name
-
-SECONDS = 3.0
-"""How long a full collection is waited for."""
 
 _Counted = Annotated[
     tuple[tuple[Annotated[str, Meta(max_length=MAX_NAME)], Natural, Natural], ...], Meta(max_length=5000)
@@ -32,16 +28,10 @@ class _Census(Answer, frozen=True, kw_only=True):
     after: _Counted = ()
 
 
-class GcCapture:
+class GcCapture(InjectedCapture):
     """Growth by type as `gc.json`, in the form of `heap.json`."""
 
     kind = "gc"
-    attaches = True
-    duration = SECONDS
-    skip_when = SKIP_WHEN
-
-    def __init__(self, *, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
 
     async def capture(self, plan: CapturePlan) -> CaptureResult:
         """Count, wait for at most `plan.duration` seconds for a full collection, and count again.

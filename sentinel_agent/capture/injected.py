@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from sentinel_agent.clock import SystemClock
 from sentinel_agent.errors import NotAllowedError, PeerError, TargetError
 from sentinel_agent.inject.deliver import deliver
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SKIP_WHEN = "cpu > 80 || rss_limit > 85"
 """The guard of steps that name none: what is injected makes the target slower and larger."""
+SECONDS = 3.0
+"""How long steps that do not say so may take in the target."""
 MOST_RSS_LIMIT = 85.0
 MOST_BYTES = 64 * 1024**2
 """Of memory that what is injected may take in the target."""
@@ -65,6 +68,17 @@ class Injection(msgspec.Struct, frozen=True):
 
 
 _A = TypeVar("_A", bound=Answer)
+
+
+class InjectedCapture:
+    """What such captures are to the runner, whatever they run."""
+
+    attaches = True
+    duration = SECONDS
+    skip_when = SKIP_WHEN
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
 
 
 def refuse(plan: CapturePlan) -> None:

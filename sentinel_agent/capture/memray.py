@@ -23,8 +23,15 @@ from msgspec import Meta
 
 from sentinel_agent.capture.base import CapturedFile, CapturePlan, CaptureResult
 from sentinel_agent.capture.child import running
-from sentinel_agent.capture.injected import ENDINGS, SKIP_WHEN, Answer, Injection, Natural, inject, refuse
-from sentinel_agent.clock import Clock, SystemClock
+from sentinel_agent.capture.injected import (
+    ENDINGS,
+    Answer,
+    InjectedCapture,
+    Injection,
+    Natural,
+    inject,
+    refuse,
+)
 from sentinel_agent.core.units import format_duration, format_size
 from sentinel_agent.errors import PeerError, TargetError
 from sentinel_agent.profile import heap, svg
@@ -34,7 +41,6 @@ from sentinel_agent.profile.record import MAX_NAME, clean_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECONDS = 3.0
 _MAX_FILE = 256 * 1024**2
 _MAX_SITES = 64 * 1024**2
 _READ_SECONDS = 30.0
@@ -77,16 +83,10 @@ class MemrayDocument(msgspec.Struct, frozen=True):
     injection: Injection
 
 
-class MemrayCapture:
+class MemrayCapture(InjectedCapture):
     """`memray.json`, and each view as `.pb.gz` and `.svg`."""
 
     kind = "memray"
-    attaches = True
-    duration = SECONDS
-    skip_when = SKIP_WHEN
-
-    def __init__(self, *, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
 
     async def capture(self, plan: CapturePlan) -> CaptureResult:
         """Track for `plan.duration` seconds.

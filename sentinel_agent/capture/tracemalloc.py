@@ -18,21 +18,19 @@ from sentinel_agent.capture.base import CapturedFile, CapturePlan, CaptureResult
 from sentinel_agent.capture.injected import (
     ENDINGS,
     MOST_BYTES,
-    SKIP_WHEN,
     Answer,
+    InjectedCapture,
     Injection,
     Natural,
     inject,
     refuse,
 )
-from sentinel_agent.clock import Clock, SystemClock
 from sentinel_agent.core.units import format_duration, format_size
 from sentinel_agent.profile import heap
 from sentinel_agent.profile.heap import HeapLine, HeapSite
 from sentinel_agent.profile.record import MAX_NAME, clean_name
 from sentinel_agent.target.procfs import PAGE_SIZE, ProcDir
 
-SECONDS = 3.0
 FRAMES = 1
 """Each frame more makes an allocation dearer: see docs/captures.md."""
 _TOP_LINES = 200
@@ -85,16 +83,10 @@ class TracemallocDocument(msgspec.Struct, frozen=True):
     resident_grown_bytes: int = 0
 
 
-class TracemallocCapture:
+class TracemallocCapture(InjectedCapture):
     """Growth by line as `tracemalloc.json`, and by traceback as `tracemalloc.pb.gz`."""
 
     kind = "tracemalloc"
-    attaches = True
-    duration = SECONDS
-    skip_when = SKIP_WHEN
-
-    def __init__(self, *, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
 
     async def capture(self, plan: CapturePlan) -> CaptureResult:
         """Trace for `plan.duration` seconds.
