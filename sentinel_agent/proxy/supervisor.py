@@ -178,13 +178,14 @@ class Supervisor:
                 self._workers[slot] = worker
                 self._keepers[slot] = self._group.create_task(self._keep_worker(worker))
         for slot in [slot for slot in self._workers if slot >= count]:
-            self._let_go(slot)
+            self._let_go(slot, self.served.config.drain)
 
-    def _let_go(self, slot: int) -> None:
+    def _let_go(self, slot: int, seconds: float) -> None:
+        """Let a worker drain for `seconds` and end; it gets no successor."""
         worker = self._workers.pop(slot)
         self._keepers.pop(slot).cancel()
         self._leaving.add(worker)
-        worker.drain(self.served.config.drain)
+        worker.drain(seconds)
         self._group.create_task(self._gone(worker))
 
     async def _gone(self, worker: WorkerProcess) -> None:
@@ -259,11 +260,7 @@ class Supervisor:
     async def leave(self, seconds: float) -> None:
         """Somebody else accepts from now on: the agent ends, the workers drain."""
         for slot in tuple(self._workers):
-            worker = self._workers.pop(slot)
-            self._keepers.pop(slot).cancel()
-            self._leaving.add(worker)
-            worker.drain(seconds)
-            self._group.create_task(self._gone(worker))
+            self._let_go(slot, seconds)
         await self.end_agent()
 
     async def resume(self) -> None:
